@@ -1,0 +1,1 @@
+"""Directories with a manifest written last, and content hashes."""

@@ -1,0 +1,1 @@
+"""Preference and prompt records, readers, splits."""

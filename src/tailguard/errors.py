@@ -1,0 +1,33 @@
+"""The errors users see: one clear line each, and the exit status it ends the command with."""
+
+from __future__ import annotations
+
+
+class TailguardError(Exception):
+    """Something went wrong that the user should read about; ends a command with status 1."""
+
+    exit_status = 1
+
+
+class InputError(TailguardError, ValueError):
+    """Wrong input: the message says what, where and how to mend it. Exit status 2."""
+
+    exit_status = 2
+
+
+class ScoreError(InputError):
+    """A scorer gave NaN, an infinity or a wrong shape. Safety code stops rather than guess."""
+
+
+class InfeasibleError(TailguardError):
+    """Nothing reachable meets the budget. Exit status 3.
+
+    Attributes:
+        smallest_reachable_risk: the smallest risk that the bank or the decoder can reach.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, smallest_reachable_risk: float) -> None:
+        super().__init__(message)
+        self.smallest_reachable_risk = smallest_reachable_risk

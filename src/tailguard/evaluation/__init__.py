@@ -1,0 +1,1 @@
+"""Tail metrics with intervals, judges, report."""

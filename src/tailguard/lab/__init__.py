@@ -1,0 +1,1 @@
+"""Worlds whose truth is known: the exact lab and the sandbox assistant."""

@@ -1,0 +1,1 @@
+"""Policies, reward and cost scorers, process heads."""

@@ -1,0 +1,1 @@
+"""Sample bank, dual solve, frontier."""

@@ -1,0 +1,1 @@
+"""Few policies for every risk preference."""

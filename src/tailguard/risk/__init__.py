@@ -1,0 +1,1 @@
+"""Risk measures, estimators and bounds: pure functions."""

@@ -1,0 +1,1 @@
+"""Scorers and risk-constrained policies, on top of TRL."""

@@ -1,0 +1,1 @@
+"""Ensembles and process heads: what is not known about reward and cost."""
