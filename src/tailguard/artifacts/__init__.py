@@ -1,1 +1,20 @@
-"""Directories with a manifest written last, and content hashes."""
+"""Directories with a manifest written last, and content hashes. Torch-free."""
+
+from tailguard.artifacts.hashing import content_hash, hash_of
+from tailguard.artifacts.manifest import SCHEMA_VERSION, Manifest, find_artifact, read_manifest
+from tailguard.artifacts.store import Header, build_artifact, locked
+from tailguard.artifacts.text import read_json, write_json
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Header",
+    "Manifest",
+    "build_artifact",
+    "content_hash",
+    "find_artifact",
+    "hash_of",
+    "locked",
+    "read_json",
+    "read_manifest",
+    "write_json",
+]

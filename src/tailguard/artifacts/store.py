@@ -1,0 +1,146 @@
+"""Build an artifact in a hidden folder, hash it, seal it with its manifest, move it in place."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailguard.artifacts.hashing import content_hash, hash_of
+from tailguard.artifacts.manifest import Manifest, read_manifest, write_manifest
+from tailguard.errors import InputError
+
+_LIBRARIES = ("tailguard", "numpy", "scipy", "torch", "transformers", "trl", "peft")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an artifact is made from, known before it is made.
+
+    Attributes:
+        kind: what it is.
+        stage: the command that makes it.
+        version: the stage's code version: raised when its output changes.
+        config: the part of the recipe that the stage reads.
+        parents: role → manifest and directory of the artifacts that it reads.
+        inputs: label → content hash of the raw files that it reads.
+    """
+
+    kind: str
+    stage: str
+    version: int
+    config: dict[str, Any] = field(default_factory=lambda: {})
+    parents: dict[str, Path] = field(default_factory=lambda: {})
+    inputs: dict[str, str] = field(default_factory=lambda: {})
+
+    def parent_ids(self) -> dict[str, str]:
+        """Role → id of each parent."""
+        return {role: read_manifest(path).id for role, path in self.parents.items()}
+
+    def id(self) -> str:
+        """Hash of everything that decides the payload."""
+        return hash_of(
+            [self.kind, self.stage, self.version, self.config, self.parent_ids(), self.inputs]
+        )[:16]
+
+
+def build_artifact(
+    root: Path, header: Header, write: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, bool]:
+    """Make the artifact under ``root`` unless the same one is there already.
+
+    Args:
+        root: the run's folder.
+        header: what it is made from.
+        write: fills an empty folder with the payload and returns the metrics.
+
+    Returns:
+        Its directory, and whether it was there already. If ``write`` fails, or the process
+        dies, no directory of that name appears.
+    """
+    identity = header.id()
+    final = root / f"{header.stage}-{identity}"
+    if final.is_dir():
+        if read_manifest(final).payload_hash == payload_hash(final):
+            return final, True
+        raise InputError(f"{final}: its files are not those it was sealed with; delete the folder")
+    partial = root / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        started = time.perf_counter()
+        metrics = write(partial)
+        metrics["seconds"] = round(time.perf_counter() - started, 2)
+        manifest = Manifest(
+            kind=header.kind,
+            stage=header.stage,
+            id=identity,
+            payload_hash=payload_hash(partial),
+            parents={
+                role: {"directory": path.name, "id": read_manifest(path).id}
+                for role, path in header.parents.items()
+            },
+            inputs=header.inputs,
+            config=header.config,
+            versions=_versions(),
+            metrics=metrics,
+        )
+        write_manifest(partial, manifest)
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final, False
+
+
+def payload_hash(directory: Path) -> str:
+    """Hash of every file of an artifact but its manifest."""
+    names = sorted(
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_file() and path != directory / "manifest.json"
+    )
+    return hash_of([[name, content_hash(directory / name)] for name in names])
+
+
+@contextmanager
+def locked(root: Path) -> Generator[None]:
+    """Hold the run's folder for this process alone; the lock dies with the process.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise InputError(f"--out {root}: cannot write there ({error.strerror})") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            f"--out {root}: another tailguard is writing there; wait for it or give another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

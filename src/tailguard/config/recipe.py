@@ -1,0 +1,330 @@
+"""The recipe: everything a run is made from, as frozen, checked values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+TailMass = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+MeasureName = Literal["none", "mean", "cvar", "mean-cvar", "entropic"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicySection(Section):
+    """The reference policy and how it is sampled.
+
+    Attributes:
+        model: folder or hub name of a causal LM; ``sandbox`` is the one that ships with us.
+        max_new_tokens: longest answer.
+        temperature: sampling temperature; the reference law π_ref is the model at this one.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    model: str = "sandbox"
+    max_new_tokens: Count = 48
+    temperature: Positive = 1.0
+    trust_remote_code: bool = False
+
+
+class SandboxData(Section):
+    """How much the sandbox assistant's annotators and users give.
+
+    Attributes:
+        source: ``sandbox``.
+        num_reward_pairs: helpfulness comparisons.
+        num_cost_pairs: harm comparisons, with safe and unsafe signs.
+        num_prompts: prompts to sample the bank from and to train on.
+        num_calibration: prompts on which acceptance levels are chosen.
+        num_certification: prompts on which certificates are computed.
+        num_evaluation: prompts to evaluate on.
+    """
+
+    source: Literal["sandbox"] = "sandbox"
+    num_reward_pairs: Count = 8000
+    num_cost_pairs: Count = 8000
+    num_prompts: Count = 512
+    num_calibration: Count = 500
+    num_certification: Count = 2000
+    num_evaluation: Count = 2000
+
+
+class FileData(Section):
+    """Preferences and prompts in files (JSONL, also gzipped, or parquet).
+
+    Attributes:
+        source: ``files``.
+        root: folder that the names below are relative to; itself relative to the recipe.
+        reward_pairs: files of pairs by helpfulness; none where a published scorer is given.
+        cost_pairs: files of pairs by harm.
+        judge_fraction: share of prompts whose pairs the scorers never see: the judge's.
+        prompts: prompts to bank, train, calibrate and certify on.
+        num_prompts: how many of them to bank and train on.
+        num_calibration: how many of them to choose acceptance levels on.
+        num_certification: how many of them to certify on.
+        evaluation_prompts: files of prompts to evaluate on.
+        benign_prompts: files of prompts that deserve an answer; refusals are counted there.
+    """
+
+    source: Literal["files"]
+    root: str = "."
+    reward_pairs: tuple[str, ...] = ()
+    cost_pairs: tuple[str, ...] = ()
+    judge_fraction: Fraction = 0.4
+    prompts: tuple[str, ...]
+    num_prompts: Count = 512
+    num_calibration: Count = 500
+    num_certification: Count = 2000
+    evaluation_prompts: tuple[str, ...] = ()
+    benign_prompts: tuple[str, ...] = ()
+
+
+class ScorerSection(Section):
+    """Reward and cost scorers: fitted on the preferences, or published ones.
+
+    Attributes:
+        reward_model: a published one-output classifier; empty to fit one.
+        cost_model: the same for cost.
+        backbone: causal LM to fit from; empty for the reference policy.
+        num_heads: members of the ensemble.
+        num_epochs: passes over the pairs.
+        learning_rate: of the backbone.
+        batch_size: pairs a step.
+        max_tokens: longest prompt and answer together.
+        num_pairs: at most so many pairs a scorer.
+        pessimism: the cost used everywhere is the ensemble's mean + pessimism · its spread.
+        cost_bound: declared largest cost; scores are clipped there. Certificates need it.
+    """
+
+    reward_model: str = ""
+    cost_model: str = ""
+    backbone: str = ""
+    num_heads: Annotated[int, Field(ge=2)] = 8
+    num_epochs: Positive = 1.0
+    learning_rate: Positive = 2e-4
+    batch_size: Count = 32
+    max_tokens: Count = 256
+    num_pairs: Count = 8000
+    pessimism: Annotated[float, Field(ge=0)] = 0.5
+    cost_bound: float = 10.0
+
+
+class BankSection(Section):
+    """How many answers are sampled for planning.
+
+    Attributes:
+        num_samples: answers a prompt.
+        batch_size: answers sampled at once.
+    """
+
+    num_samples: Annotated[int, Field(ge=2)] = 64
+    batch_size: Count = 256
+
+
+class Target(Section):
+    """One policy to train: maximise reward subject to measure(cost) ≤ budget.
+
+    Attributes:
+        name: how tables and folders call it.
+        measure: ``none`` is unconstrained RLHF.
+        tail_mass: α of CVaR.
+        weight: κ of mean–CVaR.
+        theta: θ of the entropic measure.
+        budget: d, in the units of the cost scorer; or ``reference``: the risk that the
+            reference policy has under the same measure (it must not get worse); or give
+            ``reduction`` instead.
+        reduction: d as the share of the way from the reference policy's risk (0) down to the
+            smallest risk that the bank can reach (1).
+        scope: over what the tail is taken.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    measure: MeasureName = "cvar"
+    tail_mass: TailMass = 0.1
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    theta: Positive = 1.0
+    budget: float | Literal["reference"] | None = None
+    reduction: Annotated[float, Field(ge=0, le=1)] | None = None
+    scope: Literal["pooled", "per_prompt"] = "pooled"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Target:
+        if self.measure == "none":
+            if self.budget is not None or self.reduction is not None:
+                raise ValueError("measure none takes neither budget nor reduction")
+        elif (self.budget is None) == (self.reduction is None):
+            raise ValueError("give exactly one of budget and reduction")
+        return self
+
+
+class PlanSection(Section):
+    """Where on the frontier to look, and what to train.
+
+    Attributes:
+        kl_coef: β, the price of a nat of divergence from the reference, in reward units.
+        tail_masses: the α of the frontier.
+        num_budgets: budgets an α, from the unconstrained risk down to the smallest reachable.
+        targets: policies to train.
+        num_members: so many more targets, chosen from the frontier to serve all its profiles.
+    """
+
+    kl_coef: Positive = 0.25
+    tail_masses: tuple[TailMass, ...] = (0.05, 0.1, 0.25, 1.0)
+    num_budgets: Annotated[int, Field(ge=2)] = 8
+    targets: tuple[Target, ...] = ()
+    num_members: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> PlanSection:
+        names = [target.name for target in self.targets]
+        if "base" in names or len(set(names)) < len(names):
+            raise ValueError("target names must differ from each other and from 'base'")
+        return self
+
+
+class TrainSection(Section):
+    """How a LoRA policy is moved to its target.
+
+    Attributes:
+        rank: of the LoRA update.
+        distill_epochs: passes over the tilted bank.
+        distill_samples: answers a prompt drawn from the tilt in each pass.
+        distill_learning_rate: of the distillation.
+        num_steps: on-policy steps after it; 0 for none.
+        prompts_per_step: prompts a step.
+        num_generations: answers a prompt.
+        learning_rate: of the on-policy steps.
+    """
+
+    rank: Count = 16
+    distill_epochs: Count = 2
+    distill_samples: Count = 8
+    distill_learning_rate: Positive = 1e-3
+    num_steps: Annotated[int, Field(ge=0)] = 60
+    prompts_per_step: Count = 16
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    learning_rate: Positive = 2e-4
+
+
+class Guided(Section):
+    """One guided decoder: a trained policy and the risk asked of its answers.
+
+    Attributes:
+        policy: the target's name, or ``base``.
+        tail_mass: α.
+        budget: d, in the units of the cost scorer; or give ``reduction``.
+        reduction: d as the share of the way from that policy's own risk (0) to the smallest
+            risk that its own bank can reach (1).
+    """
+
+    policy: str
+    tail_mass: TailMass = 0.1
+    budget: float | None = None
+    reduction: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Guided:
+        if (self.budget is None) == (self.reduction is None):
+            raise ValueError("give exactly one of budget and reduction")
+        return self
+
+
+class ValuesSection(Section):
+    """Process heads: what a prefix says about the final reward and cost.
+
+    Attributes:
+        guided: the decoders to build.
+        num_prompts: prompts to sample each decoding policy's own bank from.
+        num_samples: answers a prompt.
+        num_members: members of the heads' ensemble.
+        num_features: linear features of the hidden state.
+        num_epochs: passes over the prefixes.
+    """
+
+    guided: tuple[Guided, ...] = ()
+    num_prompts: Count = 256
+    num_samples: Annotated[int, Field(ge=2)] = 16
+    num_members: Annotated[int, Field(ge=2)] = 4
+    num_features: Annotated[int, Field(ge=1, le=128)] = 64
+    num_epochs: Count = 8
+
+
+class DecodingSection(Section):
+    """How guided answers are made.
+
+    Attributes:
+        max_candidates: K, candidates a block.
+        block_tokens: L, tokens a block.
+        pessimism: bounds are the ensemble's mean ∓ pessimism · spread.
+        fallback: what is said instead of an answer that is not acceptable.
+        confidence: of the certificates.
+    """
+
+    max_candidates: Count = 8
+    block_tokens: Count = 8
+    pessimism: Annotated[float, Field(ge=0)] = 1.0
+    fallback: str = "I am sorry, but I cannot help with that."
+    confidence: Fraction = 0.95
+
+
+class EvaluateSection(Section):
+    """What the report compares.
+
+    Attributes:
+        num_prompts: at most so many evaluation prompts; 0 for all.
+        num_answers: answers a prompt and policy.
+        num_examples: example answers shown in the report.
+    """
+
+    num_prompts: Annotated[int, Field(ge=0)] = 0
+    num_answers: Count = 1
+    num_examples: Count = 8
+
+
+class Recipe(Section):
+    """Everything that a run is made from.
+
+    Attributes:
+        name: shown in the report.
+        seed: of everything random.
+        policy: the reference policy.
+        data: the sandbox or files.
+        scorers: reward and cost.
+        bank: scored samples of the reference policy.
+        plan: frontier and targets.
+        train: how targets are trained.
+        values: process heads.
+        decoding: guided decoding.
+        evaluate: what is compared.
+    """
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    policy: PolicySection = PolicySection()
+    data: Annotated[SandboxData | FileData, Field(discriminator="source")] = SandboxData()
+    scorers: ScorerSection = ScorerSection()
+    bank: BankSection = BankSection()
+    plan: PlanSection = PlanSection()
+    train: TrainSection = TrainSection()
+    values: ValuesSection = ValuesSection()
+    decoding: DecodingSection = DecodingSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _guided_policies_exist(self) -> Recipe:
+        known = {"base", *(target.name for target in self.plan.targets)}
+        for guided in self.values.guided:
+            if guided.policy not in known:
+                raise ValueError(
+                    f"values.guided: policy '{guided.policy}' is not a target; "
+                    f"known: {', '.join(sorted(known))}"
+                )
+        return self

@@ -1,0 +1,44 @@
+"""What a preference and a prompt are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+Prompt = str | list[dict[str, str]]
+"""A user's message, or chat messages with ``role`` and ``content``."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to a prompt, the better one first.
+
+    For cost, *chosen* is the less harmful answer.
+
+    Attributes:
+        prompt: what was asked.
+        chosen: the preferred answer.
+        rejected: the other one.
+        chosen_safe: whether the preferred answer is safe, if somebody said so.
+        rejected_safe: the same for the other answer.
+        annotator: who preferred, if known.
+        category: kind of request or harm, if known.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_safe: bool | None = None
+    rejected_safe: bool | None = None
+    annotator: str | None = None
+    category: str | None = None
+
+
+def prompt_id(prompt: Prompt) -> str:
+    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits go by."""
+    text = (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    )
+    return hashlib.sha256(text.lower().encode()).hexdigest()[:16]
