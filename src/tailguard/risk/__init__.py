@@ -1,1 +1,33 @@
 """Risk measures, estimators and bounds: pure functions."""
+
+from tailguard.risk.bounds import (
+    betting_upper_bound,
+    cvar_upper_bound,
+    risk_upper_bound,
+    var_upper_bound,
+)
+from tailguard.risk.checks import SmallTailWarning
+from tailguard.risk.cvar import CVaR
+from tailguard.risk.entropic import Entropic
+from tailguard.risk.mean import Mean
+from tailguard.risk.mean_cvar import MeanCVaR
+from tailguard.risk.measure import RiskMeasure
+from tailguard.risk.spectral import Spectral
+from tailguard.risk.tail import cvar_curve, cvar_rows, var_rows
+
+__all__ = [
+    "CVaR",
+    "Entropic",
+    "Mean",
+    "MeanCVaR",
+    "RiskMeasure",
+    "SmallTailWarning",
+    "Spectral",
+    "betting_upper_bound",
+    "cvar_curve",
+    "cvar_rows",
+    "cvar_upper_bound",
+    "risk_upper_bound",
+    "var_rows",
+    "var_upper_bound",
+]

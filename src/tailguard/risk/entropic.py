@@ -1,0 +1,73 @@
+"""Entropic risk: an exponential price on cost, for costs whose bound is declared."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp
+
+from tailguard.errors import InputError
+from tailguard.risk.checks import check_costs, check_weights, to_array
+
+# exp beyond this overflows; the penalty saturates there, which happens only for thresholds
+# hundreds of 1/θ below the cost, far from any minimiser.
+_LARGEST_EXPONENT = 700.0
+
+
+@dataclass(frozen=True)
+class Entropic:
+    """(1/θ) log E e^{θC}, the OCE with u(t) = (e^{θt} − 1)/θ.
+
+    Infinite for heavy tails, and estimated far too low from any sample of them; hence the
+    declared bound, which a cost may reach and not pass.
+
+    Attributes:
+        theta: θ > 0; θ → 0 is the mean, θ → ∞ the worst case.
+        cost_bound: the largest cost there can be.
+    """
+
+    theta: float
+    cost_bound: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.theta) and self.theta > 0):
+            raise InputError(f"theta must be positive and finite, got {self.theta!r}")
+        if not math.isfinite(self.cost_bound):
+            raise InputError(
+                f"cost_bound must be finite, got {self.cost_bound!r}; clip or squash the cost and "
+                "declare its bound, or use CVaR"
+            )
+
+    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """The weighted entropic risk, between the mean and the maximum."""
+        array = check_costs(costs)
+        mass = check_weights(weights, array.size)
+        self._check_bound(array)
+        return float(self.value_rows(array, mass))
+
+    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+        """φ_ν(c) = ν + (e^{θ(c−ν)} − 1)/θ."""
+        nu, array = to_array(threshold), to_array(costs)
+        self._check_bound(array)
+        exponent = np.minimum(self.theta * (array - nu), _LARGEST_EXPONENT)
+        return nu + np.expm1(exponent) / self.theta
+
+    def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """The risk itself: ν* = ρ(C)."""
+        return self.value(costs, weights)
+
+    def value_rows(
+        self, costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"]
+    ) -> Float[np.ndarray, "*rows"]:
+        """The entropic risk of each row; the weights of a row sum to 1. No checks, no warning."""
+        log_mean = logsumexp(self.theta * costs, b=weights, axis=-1)
+        return np.asarray(log_mean) / self.theta
+
+    def _check_bound(self, costs: Float[np.ndarray, "..."]) -> None:
+        if costs.size and costs.max() > self.cost_bound:
+            raise InputError(
+                f"costs reach {costs.max():g}, above cost_bound={self.cost_bound:g}; clip them or "
+                "declare a larger bound"
+            )

@@ -1,0 +1,93 @@
+"""Spectral risk: a mixture of CVaRs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from tailguard.errors import InputError
+from tailguard.risk.checks import (
+    check_costs,
+    check_tail_mass,
+    check_weights,
+    to_array,
+    warn_small_tail,
+)
+from tailguard.risk.tail import cvar_curve, var_rows
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Σ_k w_k CVaR_{α_k}(C): not one OCE but a mixture, with a vector of thresholds, one each.
+
+    Mixtures of CVaRs are the comonotone coherent measures; their suprema are all law-invariant
+    coherent ones (Kusuoka 2001).
+
+    Attributes:
+        tail_masses: α_k in (0, 1].
+        weights: w_k ≥ 0, summing to 1.
+    """
+
+    tail_masses: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, tail_masses: Sequence[float], weights: Sequence[float]) -> None:
+        """Check and freeze both vectors, which have one length."""
+        object.__setattr__(self, "tail_masses", tuple(float(a) for a in tail_masses))
+        object.__setattr__(self, "weights", tuple(float(w) for w in weights))
+        if not self.tail_masses:
+            raise InputError("tail_masses is empty; give at least one")
+        if len(self.tail_masses) != len(self.weights):
+            raise InputError(
+                f"weights has {len(self.weights)} entries but tail_masses has "
+                f"{len(self.tail_masses)}"
+            )
+        for k, alpha in enumerate(self.tail_masses):
+            check_tail_mass(alpha, f"tail_masses[{k}]")
+        if not all(math.isfinite(w) and w >= 0 for w in self.weights):
+            raise InputError(f"weights must be finite and not negative, got {self.weights}")
+        if abs(sum(self.weights) - 1.0) > 1e-6:
+            raise InputError(f"weights must sum to 1, got {sum(self.weights):g}")
+
+    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+        """The weighted mixture; warns where the thinnest tail that counts has N·α < 10."""
+        array = check_costs(costs)
+        mass = check_weights(weights, array.size)
+        used = [a for a, w in zip(self.tail_masses, self.weights, strict=True) if w > 0]
+        warn_small_tail(mass, min(used))
+        return float(self.value_rows(array, mass))
+
+    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+        """Σ_k w_k (ν_k + max(c − ν_k, 0)/α_k).
+
+        Args:
+            costs: any shape.
+            threshold: ν on the last axis, [K] or [..., K] with the leading axes broadcasting
+                against the costs.
+        """
+        nu, alpha = to_array(threshold), np.asarray(self.tail_masses)
+        if nu.ndim == 0 or nu.shape[-1] != alpha.size:
+            raise InputError(
+                f"threshold has shape {nu.shape}; its last axis must hold the {alpha.size} "
+                "thresholds of a Spectral measure"
+            )
+        hinge = np.maximum(to_array(costs)[..., None] - nu, 0.0)
+        return (nu + hinge / alpha) @ np.asarray(self.weights)
+
+    def minimiser(
+        self, costs: ArrayLike, weights: ArrayLike | None = None
+    ) -> Float[np.ndarray, "k"]:
+        """VaR at each tail mass."""
+        array = check_costs(costs)
+        mass = check_weights(weights, array.size)
+        return np.array([float(var_rows(array, mass, alpha)) for alpha in self.tail_masses])
+
+    def value_rows(
+        self, costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"]
+    ) -> Float[np.ndarray, "*rows"]:
+        """The mixture for each row; the weights of a row sum to 1. No checks, no warning."""
+        curve = cvar_curve(costs, weights, np.asarray(self.tail_masses))
+        return np.tensordot(np.asarray(self.weights), curve, axes=1)
