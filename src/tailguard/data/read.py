@@ -11,8 +11,6 @@ from typing import Any, cast
 from tailguard.data.records import Preference, Prompt
 from tailguard.errors import InputError
 
-_SIGNS = {True: True, False: False, 1: True, -1: False, 0: False}
-
 
 def read_rows(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """Rows of a file or of a hub dataset, each with where it stands, for messages.
@@ -42,13 +40,13 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
     """Pairs of answers.
 
     A row has ``prompt``, ``chosen`` and ``rejected`` (text or chat messages), for cost also
-    ``chosen_safe``/``rejected_safe`` (booleans or signs: +1 safe… or ``safe``/``unsafe`` that
-    hold the two answers themselves), and optionally ``annotator`` and ``category``.
+    ``chosen_safe`` and ``rejected_safe`` (booleans), or ``chosen_sign`` and ``rejected_sign``
+    (−1 safe, +1 unsafe), and optionally ``annotator`` and ``category``. A cost row may instead
+    have ``safe`` and ``unsafe``: the two answers themselves.
 
     Args:
         source: as for :func:`read_rows`.
-        kind: ``reward`` or ``cost``; where a row has ``better``/``safer`` style texts
-            ``safe``/``unsafe``, the safe answer is the chosen one.
+        kind: ``reward`` or ``cost``.
 
     Raises:
         InputError: a field is missing, empty or of the wrong type, with file and line.
@@ -65,8 +63,8 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
                 prompt=prompt,
                 chosen=_text(where, row, "chosen"),
                 rejected=_text(where, row, "rejected"),
-                chosen_safe=_sign(where, row, "chosen_safe"),
-                rejected_safe=_sign(where, row, "rejected_safe"),
+                chosen_safe=_safe(where, row, "chosen"),
+                rejected_safe=_safe(where, row, "rejected"),
                 annotator=_label(row, "annotator"),
                 category=_label(row, "category"),
             )
@@ -117,14 +115,14 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
     import pyarrow.parquet
 
+    library = cast(Any, pyarrow)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path in the recipe")
     try:
-        rows = cast(Any, pyarrow.parquet).read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
+        rows = library.parquet.read_table(path).to_pylist()
+    except library.ArrowException as error:
         raise InputError(f"{path}: not parquet ({error})") from None
     yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
 
@@ -165,13 +163,18 @@ def _text(where: str, row: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _sign(where: str, row: Mapping[str, Any], field: str) -> bool | None:
-    value = row.get(field)
-    if value is None:
+def _safe(where: str, row: Mapping[str, Any], answer: str) -> bool | None:
+    safe, sign = row.get(f"{answer}_safe"), row.get(f"{answer}_sign")
+    if safe is None and sign is None:
         return None
-    if value not in _SIGNS:
-        raise InputError(f"{where}: '{field}' is {value!r}; give true (safe) or false, or ±1")
-    return _SIGNS[value]
+    if isinstance(safe, bool):
+        return safe
+    if safe is None and not isinstance(sign, bool) and sign in (-1, 1):
+        return sign == -1
+    raise InputError(
+        f"{where}: give '{answer}_safe' as true or false, or '{answer}_sign' as -1 (safe) or 1"
+        f" (unsafe); it is {sign if safe is None else safe!r}"
+    )
 
 
 def _label(row: Mapping[str, Any], field: str) -> str | None:

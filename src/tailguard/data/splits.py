@@ -60,7 +60,7 @@ def split_prompts(
             f" certify {sizes[2]}) but only {len(free)} distinct ones are there; lower"
             " data.num_prompts, num_calibration or num_certification"
         )
-    order = generator.permutation(len(free))
+    order: list[int] = generator.permutation(len(free)).tolist()
     drawn = [free[index] for index in order[: sum(sizes)]]
     first, second = sizes[0], sizes[0] + sizes[1]
     return drawn[:first], drawn[first:second], drawn[second:]
