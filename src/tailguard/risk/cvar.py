@@ -43,7 +43,7 @@ class CVaR:
     def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = ν + max(c − ν, 0)/α, never below ν."""
         nu = to_array(threshold)
-        return nu + np.maximum(to_array(costs) - nu, 0.0) / self.tail_mass
+        return np.asarray(nu + np.maximum(to_array(costs) - nu, 0.0) / self.tail_mass)
 
     def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
         """VaR_α: the smallest cost that at most α mass exceeds."""

@@ -52,7 +52,7 @@ class Entropic:
         nu, array = to_array(threshold), to_array(costs)
         self._check_bound(array)
         exponent = np.minimum(self.theta * (array - nu), _LARGEST_EXPONENT)
-        return nu + np.expm1(exponent) / self.theta
+        return np.asarray(nu + np.expm1(exponent) / self.theta)
 
     def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
         """The risk itself: ν* = ρ(C)."""
@@ -63,7 +63,7 @@ class Entropic:
     ) -> Float[np.ndarray, "*rows"]:
         """The entropic risk of each row; the weights of a row sum to 1. No checks, no warning."""
         log_mean = logsumexp(self.theta * costs, b=weights, axis=-1)
-        return np.asarray(log_mean) / self.theta
+        return np.asarray(log_mean / self.theta)
 
     def _check_bound(self, costs: Float[np.ndarray, "..."]) -> None:
         if costs.size and costs.max() > self.cost_bound:

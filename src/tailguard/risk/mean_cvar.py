@@ -46,7 +46,7 @@ class MeanCVaR:
         """φ_ν(c) = (1 − κ)c + κ(ν + max(c − ν, 0)/α)."""
         nu, array = to_array(threshold), to_array(costs)
         tail = nu + np.maximum(array - nu, 0.0) / self.tail_mass
-        return (1.0 - self.weight) * array + self.weight * tail
+        return np.asarray((1.0 - self.weight) * array + self.weight * tail)
 
     def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
         """VaR_α, as for CVaR alone."""
@@ -58,4 +58,5 @@ class MeanCVaR:
     ) -> Float[np.ndarray, "*rows"]:
         """The blend for each row; the weights of a row sum to 1. No checks, no warning."""
         tail = cvar_rows(costs, weights, self.tail_mass)
-        return (1.0 - self.weight) * np.sum(costs * weights, axis=-1) + self.weight * tail
+        mean = np.sum(costs * weights, axis=-1)
+        return np.asarray((1.0 - self.weight) * mean + self.weight * tail)

@@ -75,7 +75,7 @@ class Spectral:
                 "thresholds of a Spectral measure"
             )
         hinge = np.maximum(to_array(costs)[..., None] - nu, 0.0)
-        return (nu + hinge / alpha) @ np.asarray(self.weights)
+        return np.asarray((nu + hinge / alpha) @ np.asarray(self.weights))
 
     def minimiser(
         self, costs: ArrayLike, weights: ArrayLike | None = None
@@ -90,4 +90,4 @@ class Spectral:
     ) -> Float[np.ndarray, "*rows"]:
         """The mixture for each row; the weights of a row sum to 1. No checks, no warning."""
         curve = cvar_curve(costs, weights, np.asarray(self.tail_masses))
-        return np.tensordot(np.asarray(self.weights), curve, axes=1)
+        return np.asarray(np.tensordot(np.asarray(self.weights), curve, axes=1))

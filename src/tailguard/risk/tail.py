@@ -37,7 +37,7 @@ def var_rows(
     """VaR_α of each row: the smallest cost that at most α mass exceeds."""
     ordered, mass, before = _descending(costs, weights)
     edge = _edge(mass, before, tail_mass)
-    return np.take_along_axis(ordered, edge[..., None], axis=-1)[..., 0]
+    return np.asarray(np.take_along_axis(ordered, edge[..., None], axis=-1)[..., 0])
 
 
 def _descending(
@@ -69,4 +69,4 @@ def _edge(
     """Index of the first atom at which the mass so far exceeds α; the last real atom if none."""
     within = before + mass <= tail_mass * (1.0 + _ROUNDING) + _ROUNDING
     last = mass.shape[-1] - 1 - np.argmax(mass[..., ::-1] > 0, axis=-1)
-    return np.minimum(np.sum(within, axis=-1), last)
+    return np.asarray(np.minimum(np.sum(within, axis=-1), last))
