@@ -115,16 +115,11 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow.parquet
+    from tailguard.data.table import read_table
 
-    library = cast(Any, pyarrow)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path in the recipe")
-    try:
-        rows = library.parquet.read_table(path).to_pylist()
-    except library.ArrowException as error:
-        raise InputError(f"{path}: not parquet ({error})") from None
-    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
+    columns = read_table(path)
+    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+        yield f"{path}, row {number}", dict(zip(columns, values, strict=True))
 
 
 def _hub(name: str) -> Iterator[tuple[str, dict[str, Any]]]:

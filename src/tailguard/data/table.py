@@ -1,0 +1,34 @@
+"""Columns to parquet and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow
+import pyarrow.parquet as pq
+
+from tailguard.errors import InputError
+
+_arrow = cast(Any, pyarrow)
+_parquet = cast(Any, pq)
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any] | Any]) -> None:
+    """Write equally long columns (lists or 1-D arrays) as a parquet file."""
+    _parquet.write_table(_arrow.table(dict(columns)), path)
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Columns of a parquet file, as lists.
+
+    Raises:
+        InputError: it is not there or is not parquet.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path in the recipe")
+    try:
+        return _parquet.read_table(path).to_pydict()
+    except _arrow.ArrowException as error:
+        raise InputError(f"{path}: not parquet ({error})") from None
