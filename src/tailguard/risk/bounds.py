@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from tailguard.errors import InputError
-from tailguard.risk.checks import check_costs, check_tail_mass
+from tailguard.risk.checks import Number, check_costs, check_tail_mass
 from tailguard.risk.cvar import CVaR
 from tailguard.risk.measure import RiskMeasure
 
@@ -23,7 +23,7 @@ _BISECTIONS = 50
 
 
 def betting_upper_bound(
-    values: ArrayLike, *, lower: float, upper: float, confidence: float
+    values: ArrayLike, *, lower: Number, upper: Number, confidence: Number
 ) -> float:
     """Upper confidence bound on the mean of values in a declared range, by betting.
 
@@ -74,9 +74,9 @@ def risk_upper_bound(
     measure: RiskMeasure,
     threshold: ArrayLike,
     *,
-    lower: float = -math.inf,
-    upper: float = math.inf,
-    confidence: float = 0.95,
+    lower: Number = -math.inf,
+    upper: Number = math.inf,
+    confidence: Number = 0.95,
 ) -> float:
     """Upper confidence bound on E φ_ν(C), and so on ρ(C), for any measure.
 
@@ -112,12 +112,12 @@ def risk_upper_bound(
 
 def cvar_upper_bound(
     costs: ArrayLike,
-    tail_mass: float,
-    threshold: float,
+    tail_mass: Number,
+    threshold: ArrayLike,
     *,
-    lower: float = -math.inf,
-    upper: float = math.inf,
-    confidence: float = 0.95,
+    lower: Number = -math.inf,
+    upper: Number = math.inf,
+    confidence: Number = 0.95,
 ) -> float:
     """Upper confidence bound on CVaR_α: ``risk_upper_bound`` for the penalty ν + max(c − ν, 0)/α."""
     return risk_upper_bound(
@@ -125,7 +125,7 @@ def cvar_upper_bound(
     )
 
 
-def var_upper_bound(costs: ArrayLike, tail_mass: float, *, confidence: float = 0.95) -> float:
+def var_upper_bound(costs: ArrayLike, tail_mass: Number, *, confidence: Number = 0.95) -> float:
     """Upper confidence bound on VaR_α, free of any assumption on the cost.
 
     The k-th smallest of n costs is at least the (1 − α)-quantile with probability at least
@@ -157,12 +157,12 @@ def _plug_in_stakes(gains: Float[np.ndarray, "n"], goal: float) -> Float[np.ndar
     return np.sqrt(2.0 * goal / (gains.size * known))
 
 
-def _check_confidence(confidence: float) -> None:
+def _check_confidence(confidence: Number) -> None:
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence must lie in (0, 1), got {confidence!r}")
 
 
-def _check_range(array: Float[np.ndarray, "n"], lower: float, upper: float, name: str) -> None:
+def _check_range(array: Float[np.ndarray, "n"], lower: Number, upper: Number, name: str) -> None:
     outside = (array < lower) | (array > upper)
     if outside.any():
         at = int(np.flatnonzero(outside)[0])

@@ -1,13 +1,16 @@
 """What every measure asks of its input, and the warning for tails that are too thin."""
 
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
+
+# Static checkers let an int pass for a float; the run-time check of the tests needs to be told.
+Number: TypeAlias = float | int
 
 SMALL_TAIL = 10.0
 
@@ -23,7 +26,7 @@ def to_array(values: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(values, dtype=np.float64)
 
 
-def check_tail_mass(tail_mass: float, name: str = "tail_mass") -> None:
+def check_tail_mass(tail_mass: Number, name: str = "tail_mass") -> None:
     """Raise unless 0 < tail_mass ≤ 1."""
     if not 0.0 < tail_mass <= 1.0:
         raise InputError(f"{name} must lie in (0, 1], got {tail_mass!r}; 1 is the mean")
@@ -67,7 +70,7 @@ def check_weights(weights: ArrayLike | None, size: int) -> Float[np.ndarray, "n"
     return array / total
 
 
-def warn_small_tail(weights: Float[np.ndarray, "n"], tail_mass: float) -> None:
+def warn_small_tail(weights: Float[np.ndarray, "n"], tail_mass: Number) -> None:
     """Warn where the effective number of observations in the tail, N·α, is below ten.
 
     N is Kish's effective sample size 1/Σw². The mean (α = 1) has no tail and never warns.

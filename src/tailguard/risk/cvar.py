@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tailguard.risk.checks import (
+    Number,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -28,7 +29,7 @@ class CVaR:
         tail_mass: α in (0, 1].
     """
 
-    tail_mass: float
+    tail_mass: Number
 
     def __post_init__(self) -> None:
         check_tail_mass(self.tail_mass)

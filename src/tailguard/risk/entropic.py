@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from tailguard.errors import InputError
-from tailguard.risk.checks import check_costs, check_weights, to_array
+from tailguard.risk.checks import Number, check_costs, check_weights, to_array
 
 # exp beyond this overflows; the penalty saturates there, which happens only for thresholds
 # hundreds of 1/θ below the cost, far from any minimiser.
@@ -28,8 +28,8 @@ class Entropic:
         cost_bound: the largest cost there can be.
     """
 
-    theta: float
-    cost_bound: float
+    theta: Number
+    cost_bound: Number
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.theta) and self.theta > 0):

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
 from tailguard.risk.checks import (
+    Number,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -26,8 +27,8 @@ class MeanCVaR:
         weight: κ in [0, 1]: 0 is the mean, 1 is CVaR.
     """
 
-    tail_mass: float
-    weight: float
+    tail_mass: Number
+    weight: Number
 
     def __post_init__(self) -> None:
         check_tail_mass(self.tail_mass)

@@ -3,12 +3,14 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from tailguard.risk.checks import Number
+
 # Cumulated weights miss their true value by rounding; an atom's edge is recognised within this.
 _ROUNDING = 1e-12
 
 
 def cvar_rows(
-    costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"], tail_mass: float
+    costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"], tail_mass: Number
 ) -> Float[np.ndarray, "*rows"]:
     """CVaR_α of each row: the mean of its worst α mass, splitting the atom at the edge.
 
@@ -32,7 +34,7 @@ def cvar_curve(
 
 
 def var_rows(
-    costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"], tail_mass: float
+    costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"], tail_mass: Number
 ) -> Float[np.ndarray, "*rows"]:
     """VaR_α of each row: the smallest cost that at most α mass exceeds."""
     ordered, mass, before = _descending(costs, weights)
@@ -56,7 +58,7 @@ def _tail_mean(
     ordered: Float[np.ndarray, "*rows n"],
     mass: Float[np.ndarray, "*rows n"],
     before: Float[np.ndarray, "*rows n"],
-    tail_mass: float,
+    tail_mass: Number,
 ) -> Float[np.ndarray, "*rows"]:
     taken = np.clip(tail_mass - before, 0.0, mass)
     # Dividing by what was taken, which is α up to rounding, keeps the result within the costs.
@@ -64,7 +66,7 @@ def _tail_mean(
 
 
 def _edge(
-    mass: Float[np.ndarray, "*rows n"], before: Float[np.ndarray, "*rows n"], tail_mass: float
+    mass: Float[np.ndarray, "*rows n"], before: Float[np.ndarray, "*rows n"], tail_mass: Number
 ) -> Int[np.ndarray, "*rows"]:
     """Index of the first atom at which the mass so far exceeds α; the last real atom if none."""
     within = before + mass <= tail_mass * (1.0 + _ROUNDING) + _ROUNDING
