@@ -1,0 +1,306 @@
+"""A policy: a causal language model with its tokenizer; loading it, and giving it prompts.
+
+Only the standard Hugging Face interface is used, so any causal LM with a tokenizer will do.
+A tokenizer with a chat template renders prompts as chats; one without continues plain text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Int
+from jinja2 import TemplateError
+from torch import Tensor
+
+from tailguard.errors import InputError
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""A user message, or chat messages with ``role`` and ``content``."""
+
+_UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where they know no limit
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal LM and its tokenizer.
+
+    Attributes:
+        model: any Hugging Face causal LM.
+        tokenizer: the tokenizer it was trained with.
+    """
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.model.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the final hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens, prompt and response together, that the model takes."""
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is None:
+            limit = getattr(self.tokenizer, "model_max_length", _UNBOUNDED_TOKENS)
+        return min(int(limit), _UNBOUNDED_TOKENS)
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The ids that end a response: the tokenizer's and the generation config's."""
+        generation = getattr(self.model, "generation_config", None)
+        configured: Any = getattr(generation, "eos_token_id", None)
+        listed: list[Any] = (
+            list(cast("Sequence[Any]", configured))
+            if isinstance(configured, Sequence)
+            else [configured]
+        )
+        ids = [self.tokenizer.eos_token_id, *listed]
+        return tuple(sorted({int(i) for i in ids if i is not None}))
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id that fills up rows; its value never matters, for it is masked."""
+        for candidate in (self.tokenizer.pad_token_id, *self.stop_token_ids):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+
+class EncodedPrompts(NamedTuple):
+    """Left-padded prompts: ids and the mask that is true on their own tokens, both [n, length]."""
+
+    token_ids: Int[Tensor, "n length"]
+    mask: Bool[Tensor, "n length"]
+
+
+def load_policy(
+    path: str | Path,
+    adapter: Path | None = None,
+    *,
+    trust_remote_code: bool = False,
+    device: str = "cpu",
+) -> Policy:
+    """Load a causal LM from a folder or a hub name, in evaluation mode.
+
+    Args:
+        path: the checkpoint; weights must be safetensors.
+        adapter: a peft LoRA adapter, merged into the weights.
+        trust_remote_code: let the checkpoint's own Python run.
+        device: where to put it. Weights are float32 on a CPU, else as stored.
+
+    Raises:
+        InputError: nothing there, not a causal LM, or weights that are not safetensors.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _check_checkpoint_folder(path)
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    loader, tokenizers = cast(Any, AutoModelForCausalLM), cast(Any, AutoTokenizer)
+    try:
+        model, info = loader.from_pretrained(
+            str(path),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        tokenizer = tokenizers.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"policy {str(path)!r} cannot be loaded: {_first_line(error)}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise InputError(
+            f"policy {str(path)!r} is not a complete causal LM: it has no weights for {missing!r}; "
+            "give a checkpoint saved from AutoModelForCausalLM"
+        )
+    if adapter is not None:
+        model = _merge_adapter(model, Path(adapter))
+    model = model.to(device).eval()
+    _check_causal(model, str(path))
+    return Policy(model, tokenizer)
+
+
+def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
+    """The text a policy continues: the chat template with the assistant's turn opened.
+
+    Without a chat template, the plain text of the prompt.
+
+    Raises:
+        InputError: an empty prompt, a malformed message, or one the template refuses.
+    """
+    messages = _messages(prompt)
+    if tokenizer.chat_template is None:
+        return _plain(messages)
+    return _apply_template(tokenizer, messages, add_generation_prompt=True)
+
+
+def render_chat(tokenizer: Any, prompt: Prompt, response: str) -> str:
+    """The text a scorer reads: the prompt and the assistant's response to it.
+
+    Without a chat template, the prompt with the response directly after it.
+
+    Raises:
+        InputError: as in `render_prompt`. The response may be empty.
+    """
+    messages = _messages(prompt)
+    if tokenizer.chat_template is None:
+        return _plain(messages) + response
+    return _apply_template(
+        tokenizer,
+        [*messages, {"role": "assistant", "content": response}],
+        add_generation_prompt=False,
+    )
+
+
+def encode_prompts(
+    policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int = 0
+) -> EncodedPrompts:
+    """Prompts as left-padded token ids on the policy's device.
+
+    Args:
+        policy: whose tokenizer and context hold.
+        prompts: at least one.
+        max_new_tokens: room the response needs in the context.
+
+    Raises:
+        InputError: no prompts, an empty one, or one too long (index and lengths are named).
+    """
+    rows = tokenize_prompts(policy, prompts, max_new_tokens)
+    return pad_left(rows, pad_token_id=policy.pad_token_id, device=policy.device)
+
+
+def tokenize_prompts(
+    policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int = 0
+) -> list[list[int]]:
+    """The token ids of each rendered prompt, not padded; arguments and errors of `encode_prompts`."""
+    if len(prompts) == 0:
+        raise InputError("prompts is empty: give at least one prompt")
+    texts: list[str] = []
+    for index, prompt in enumerate(prompts):
+        try:
+            texts.append(render_prompt(policy.tokenizer, prompt))
+        except InputError as error:
+            raise InputError(f"prompts[{index}]: {error}") from error
+    # A chat template writes its own special tokens; plain text needs the tokenizer's.
+    plain = policy.tokenizer.chat_template is None
+    rows = cast(
+        "list[list[int]]",
+        policy.tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"],
+    )
+    room = policy.context_tokens - max_new_tokens
+    for index, row in enumerate(rows):
+        if not row:
+            raise InputError(f"prompts[{index}] has no tokens: give a prompt that is not empty")
+        if len(row) > room:
+            raise InputError(
+                f"prompts[{index}] is too long: {len(row)} tokens, but a context of "
+                f"{policy.context_tokens} leaves {max(room, 0)} beside max_new_tokens="
+                f"{max_new_tokens}; shorten the prompt or lower max_new_tokens"
+            )
+    return rows
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], *, pad_token_id: int, device: torch.device | str = "cpu"
+) -> EncodedPrompts:
+    """Rows of token ids, [n, longest], filled up on the left."""
+    length = max(len(row) for row in rows)
+    token_ids = torch.tensor(
+        [[pad_token_id] * (length - len(row)) + list(row) for row in rows], dtype=torch.long
+    )
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(length)[None, :] >= (length - lengths)[:, None]
+    return EncodedPrompts(token_ids.to(device), mask.to(device))
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise InputError("the prompt is empty: give some text")
+        return [{"role": "user", "content": prompt}]
+    if len(prompt) == 0:
+        raise InputError("the prompt has no messages: give at least one")
+    for position, message in enumerate(prompt):
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise InputError(f"message {position} of the prompt needs 'role' and 'content' strings")
+    if not prompt[-1]["content"].strip():
+        raise InputError("the last message of the prompt is empty: give some text")
+    return [dict(message) for message in prompt]
+
+
+def _plain(messages: list[dict[str, str]]) -> str:
+    return "\n\n".join(message["content"] for message in messages)
+
+
+def _apply_template(
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    try:
+        return cast(
+            str,
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            ),
+        )
+    except TemplateError as error:
+        raise InputError(f"the chat template refuses the prompt: {_first_line(error)}") from error
+
+
+def _check_checkpoint_folder(path: str | Path) -> None:
+    """A local path must hold a config and no pickle in place of safetensors."""
+    folder = Path(path)
+    if not folder.is_dir():
+        if isinstance(path, Path) or folder.is_absolute() or str(path).startswith("."):
+            raise InputError(f"policy {str(path)!r} is not there: give a checkpoint folder")
+        return  # perhaps a hub name
+    if not (folder / "config.json").is_file():
+        raise InputError(f"policy {str(path)!r} has no config.json: give a checkpoint folder")
+    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
+        raise InputError(
+            f"policy {str(path)!r} has pickled weights (*.bin), which can run code when read; "
+            "save it again with safetensors"
+        )
+
+
+def _merge_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json: give a peft folder")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"adapter {str(adapter)!r} has no adapter_model.safetensors")
+    try:
+        wrapped = cast(Any, PeftModel).from_pretrained(model, str(adapter))
+        return wrapped.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"adapter {str(adapter)!r} cannot be loaded: {_first_line(error)}"
+        ) from error
+
+
+def _check_causal(model: Any, name: str) -> None:
+    """A later token must not change an earlier prediction."""
+    probe = torch.tensor([[1, 0], [1, 1]], device=model.device)
+    with torch.no_grad():
+        first = model(input_ids=probe).logits[:, 0]
+    if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
+        raise InputError(f"policy {name!r} is not causal: its predictions depend on later tokens")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
