@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
 from tailguard.risk.checks import (
+    Number,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -27,17 +28,16 @@ class Spectral:
     coherent ones (Kusuoka 2001).
 
     Attributes:
-        tail_masses: α_k in (0, 1].
-        weights: w_k ≥ 0, summing to 1.
+        tail_masses: α_k in (0, 1]; kept as a tuple.
+        weights: w_k ≥ 0, summing to 1; kept as a tuple.
     """
 
-    tail_masses: tuple[float, ...]
-    weights: tuple[float, ...]
+    tail_masses: Sequence[Number]
+    weights: Sequence[Number]
 
-    def __init__(self, tail_masses: Sequence[float], weights: Sequence[float]) -> None:
-        """Check and freeze both vectors, which have one length."""
-        object.__setattr__(self, "tail_masses", tuple(float(a) for a in tail_masses))
-        object.__setattr__(self, "weights", tuple(float(w) for w in weights))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tail_masses", tuple(float(a) for a in self.tail_masses))
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         if not self.tail_masses:
             raise InputError("tail_masses is empty; give at least one")
         if len(self.tail_masses) != len(self.weights):
