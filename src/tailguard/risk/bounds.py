@@ -8,11 +8,10 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from tailguard.errors import InputError
-from tailguard.risk.checks import Number, check_costs, check_tail_mass
+from tailguard.risk.checks import Number, Values, check_costs, check_tail_mass
 from tailguard.risk.cvar import CVaR
 from tailguard.risk.measure import RiskMeasure
 
@@ -23,7 +22,7 @@ _BISECTIONS = 50
 
 
 def betting_upper_bound(
-    values: ArrayLike, *, lower: Number, upper: Number, confidence: Number
+    values: Values, *, lower: Number, upper: Number, confidence: Number
 ) -> float:
     """Upper confidence bound on the mean of values in a declared range, by betting.
 
@@ -70,9 +69,9 @@ def betting_upper_bound(
 
 
 def risk_upper_bound(
-    costs: ArrayLike,
+    costs: Values,
     measure: RiskMeasure,
-    threshold: ArrayLike,
+    threshold: Values,
     *,
     lower: Number = -math.inf,
     upper: Number = math.inf,
@@ -111,9 +110,9 @@ def risk_upper_bound(
 
 
 def cvar_upper_bound(
-    costs: ArrayLike,
+    costs: Values,
     tail_mass: Number,
-    threshold: ArrayLike,
+    threshold: Values,
     *,
     lower: Number = -math.inf,
     upper: Number = math.inf,
@@ -125,7 +124,7 @@ def cvar_upper_bound(
     )
 
 
-def var_upper_bound(costs: ArrayLike, tail_mass: Number, *, confidence: Number = 0.95) -> float:
+def var_upper_bound(costs: Values, tail_mass: Number, *, confidence: Number = 0.95) -> float:
     """Upper confidence bound on VaR_α, free of any assumption on the cost.
 
     The k-th smallest of n costs is at least the (1 − α)-quantile with probability at least

@@ -1,6 +1,7 @@
 """What every measure asks of its input, and the warning for tails that are too thin."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,8 @@ from tailguard.errors import InputError
 
 # Static checkers let an int pass for a float; the run-time check of the tests needs to be told.
 Number: TypeAlias = float | int
+# What np.asarray reads: nested lists, tuples, scalars, NumPy arrays, torch tensors.
+Values: TypeAlias = ArrayLike | Sequence[Any] | float
 
 SMALL_TAIL = 10.0
 
@@ -32,7 +35,7 @@ def check_tail_mass(tail_mass: Number, name: str = "tail_mass") -> None:
         raise InputError(f"{name} must lie in (0, 1], got {tail_mass!r}; 1 is the mean")
 
 
-def check_costs(costs: ArrayLike, name: str = "costs") -> Float[np.ndarray, "n"]:
+def check_costs(costs: Values, name: str = "costs") -> Float[np.ndarray, "n"]:
     """The costs as a finite, non-empty vector.
 
     Raises:
@@ -49,7 +52,7 @@ def check_costs(costs: ArrayLike, name: str = "costs") -> Float[np.ndarray, "n"]
     return array
 
 
-def check_weights(weights: ArrayLike | None, size: int) -> Float[np.ndarray, "n"]:
+def check_weights(weights: Values | None, size: int) -> Float[np.ndarray, "n"]:
     """The weights divided by their sum; uniform where none are given.
 
     Raises:

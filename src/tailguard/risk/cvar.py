@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from tailguard.risk.checks import (
     Number,
+    Values,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -34,19 +34,19 @@ class CVaR:
     def __post_init__(self) -> None:
         check_tail_mass(self.tail_mass)
 
-    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def value(self, costs: Values, weights: Values | None = None) -> float:
         """The weighted CVaR, between the mean and the maximum; warns where N·α < 10."""
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
         warn_small_tail(mass, self.tail_mass)
         return float(cvar_rows(array, mass, self.tail_mass))
 
-    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+    def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = ν + max(c − ν, 0)/α, never below ν."""
         nu = to_array(threshold)
         return np.asarray(nu + np.maximum(to_array(costs) - nu, 0.0) / self.tail_mass)
 
-    def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def minimiser(self, costs: Values, weights: Values | None = None) -> float:
         """VaR_α: the smallest cost that at most α mass exceeds."""
         array = check_costs(costs)
         return float(var_rows(array, check_weights(weights, array.size), self.tail_mass))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from tailguard.errors import InputError
-from tailguard.risk.checks import Number, check_costs, check_weights, to_array
+from tailguard.risk.checks import Number, Values, check_costs, check_weights, to_array
 
 # exp beyond this overflows; the penalty saturates there, which happens only for thresholds
 # hundreds of 1/θ below the cost, far from any minimiser.
@@ -40,21 +39,21 @@ class Entropic:
                 "declare its bound, or use CVaR"
             )
 
-    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def value(self, costs: Values, weights: Values | None = None) -> float:
         """The weighted entropic risk, between the mean and the maximum."""
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
         self._check_bound(array)
         return float(self.value_rows(array, mass))
 
-    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+    def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = ν + (e^{θ(c−ν)} − 1)/θ."""
         nu, array = to_array(threshold), to_array(costs)
         self._check_bound(array)
         exponent = np.minimum(self.theta * (array - nu), _LARGEST_EXPONENT)
         return np.asarray(nu + np.expm1(exponent) / self.theta)
 
-    def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def minimiser(self, costs: Values, weights: Values | None = None) -> float:
         """The risk itself: ν* = ρ(C)."""
         return self.value(costs, weights)
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
 from tailguard.risk.checks import (
     Number,
+    Values,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -35,7 +35,7 @@ class MeanCVaR:
         if not 0.0 <= self.weight <= 1.0:
             raise InputError(f"weight must lie in [0, 1], got {self.weight!r}; 0 is the mean")
 
-    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def value(self, costs: Values, weights: Values | None = None) -> float:
         """The weighted blend; warns where N·α < 10 and the tail counts."""
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
@@ -43,13 +43,13 @@ class MeanCVaR:
             warn_small_tail(mass, self.tail_mass)
         return float(self.value_rows(array, mass))
 
-    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+    def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = (1 − κ)c + κ(ν + max(c − ν, 0)/α)."""
         nu, array = to_array(threshold), to_array(costs)
         tail = nu + np.maximum(array - nu, 0.0) / self.tail_mass
         return np.asarray((1.0 - self.weight) * array + self.weight * tail)
 
-    def minimiser(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def minimiser(self, costs: Values, weights: Values | None = None) -> float:
         """VaR_α, as for CVaR alone."""
         array = check_costs(costs)
         return float(var_rows(array, check_weights(weights, array.size), self.tail_mass))

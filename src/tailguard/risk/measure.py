@@ -4,7 +4,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
+
+from tailguard.risk.checks import Values
 
 
 @runtime_checkable
@@ -15,16 +16,16 @@ class RiskMeasure(Protocol):
     ν, E φ_ν(C) ≥ ρ(C) with equality at the minimiser (Ben-Tal & Teboulle 2007).
     """
 
-    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def value(self, costs: Values, weights: Values | None = None) -> float:
         """ρ of the weighted sample ``costs`` [n]; checks its input and warns of thin tails."""
         ...
 
-    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+    def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c), elementwise; the threshold broadcasts against the costs."""
         ...
 
     def minimiser(
-        self, costs: ArrayLike, weights: ArrayLike | None = None
+        self, costs: Values, weights: Values | None = None
     ) -> float | Float[np.ndarray, "k"]:
         """The ν at which E φ_ν(C) = ρ(C)."""
         ...

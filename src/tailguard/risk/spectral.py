@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
 from tailguard.risk.checks import (
     Number,
+    Values,
     check_costs,
     check_tail_mass,
     check_weights,
@@ -52,7 +52,7 @@ class Spectral:
         if abs(sum(self.weights) - 1.0) > 1e-6:
             raise InputError(f"weights must sum to 1, got {sum(self.weights):g}")
 
-    def value(self, costs: ArrayLike, weights: ArrayLike | None = None) -> float:
+    def value(self, costs: Values, weights: Values | None = None) -> float:
         """The weighted mixture; warns where the thinnest tail that counts has N·α < 10."""
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
@@ -60,7 +60,7 @@ class Spectral:
         warn_small_tail(mass, min(used))
         return float(self.value_rows(array, mass))
 
-    def penalty(self, costs: ArrayLike, threshold: ArrayLike) -> Float[np.ndarray, "..."]:
+    def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """Σ_k w_k (ν_k + max(c − ν_k, 0)/α_k).
 
         Args:
@@ -77,9 +77,7 @@ class Spectral:
         hinge = np.maximum(to_array(costs)[..., None] - nu, 0.0)
         return np.asarray((nu + hinge / alpha) @ np.asarray(self.weights))
 
-    def minimiser(
-        self, costs: ArrayLike, weights: ArrayLike | None = None
-    ) -> Float[np.ndarray, "k"]:
+    def minimiser(self, costs: Values, weights: Values | None = None) -> Float[np.ndarray, "k"]:
         """VaR at each tail mass."""
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
