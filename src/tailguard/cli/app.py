@@ -1,0 +1,92 @@
+"""The commands, and the exit status that each error ends with."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from tailguard import __version__
+from tailguard.cli.answer import certify, generate, serve
+from tailguard.cli.run import add_stage_commands, demo, inspect, run
+from tailguard.errors import TailguardError
+
+app = typer.Typer(
+    name="tailguard",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Risk-constrained alignment and decoding of language models.",
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Bound the rare, severe harm of a language model, not only its average."""
+
+
+app.command()(demo)
+app.command()(run)
+add_stage_commands(app)
+app.command()(generate)
+app.command()(serve)
+app.command()(certify)
+app.command()(inspect)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 wrong input, 3 infeasible, 1 anything else."""
+    sys.exit(_exit_status(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _exit_status(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        result = app(args=arguments, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted; the same command goes on where it stopped", 1)
+    except typer.TyperException as error:
+        return _say(error.format_message(), 2)
+    except TailguardError as error:
+        return _fail(error, str(error), error.exit_status, debug=debug)
+    except OSError as error:
+        return _fail(error, _system_message(error), 1, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the edge: users get a line, --debug the traceback
+        message = f"{type(error).__name__}: {error} (this should not happen; see it with --debug)"
+        return _fail(error, message, 1, debug=debug)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(error: BaseException, message: str, status: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    return _say(message, status)
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.write(f"tailguard: {' '.join(message.split())}\n")
+    return status
+
+
+def _system_message(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space and run the same command again"
+    return f"{where}{error.strerror or error}"

@@ -1,0 +1,97 @@
+"""Commands that make artifacts, and the one that shows them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder.")]
+
+_STAGES = {
+    "prepare": "Read preferences and prompts, and split them by prompt.",
+    "fit-scorers": "Fit the reward and cost ensembles, or check published ones.",
+    "bank": "Sample and score answers of the reference policy.",
+    "plan": "Solve for the reward-tail frontier and the targets to train.",
+    "train": "Move LoRA policies to their targets.",
+    "portfolio": "Map every risk profile to the trained policies that serve it best.",
+    "fit-values": "Fit process heads on the decoding policies' own hidden states.",
+    "calibrate": "Choose acceptance levels and certify the tail of what is served.",
+    "evaluate": "Measure every policy and decoder, with an independent judge.",
+    "report": "Write the HTML report.",
+}
+
+
+def demo(out: OutOption = None) -> None:
+    """Run the whole chain on the sandbox assistant, in a few minutes on two cores."""
+    from importlib.resources import files
+
+    recipe = Path(str(files("tailguard.config") / "demo.yaml"))
+    _run(recipe, [], out or Path("out/demo"), "report")
+
+
+def run(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
+    """Run all stages of a recipe; what is there already is not made again."""
+    _run(recipe, overrides or [], out or Path("out") / recipe.stem, "report")
+
+
+def add_stage_commands(app: typer.Typer) -> None:
+    """Add one command a stage, each running what it needs first."""
+    for name, text in _STAGES.items():
+        app.command(name, help=text)(_stage_command(name))
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact, or a run's folder.")],
+) -> None:
+    """Show what an artifact is, where it came from, and its figures, as JSON."""
+    import json
+    from dataclasses import asdict
+
+    from tailguard.artifacts import read_json, read_manifest
+    from tailguard.artifacts.manifest import RUN_INDEX_NAME
+
+    index = artifact / RUN_INDEX_NAME
+    shown: dict[str, Any] = read_json(index) if index.is_file() else asdict(read_manifest(artifact))
+    typer.echo(json.dumps(shown, indent=1))
+
+
+def _stage_command(name: str) -> Any:
+    def command(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
+        _run(recipe, overrides or [], out or Path("out") / recipe.stem, name)
+
+    return command
+
+
+def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
+    from tailguard.cli.show import print_table, progress_bars
+    from tailguard.config import load_recipe
+
+    recipe = load_recipe(recipe_path, overrides)
+    started = time.perf_counter()
+    with progress_bars() as bars:
+        bars.line(f"{recipe.name}: loading libraries")
+        from tailguard.pipeline import quiet_libraries, run_chain
+
+        quiet_libraries()
+
+        def on_stage(name: str, path: Path, skipped: bool) -> None:
+            seconds = time.perf_counter() - started
+            bars.line(f"{seconds:7.1f} s  {name:<12} {path}{' (was there)' if skipped else ''}")
+
+        made = run_chain(recipe, out, until=until, progress=bars, on_stage=on_stage)
+    if until != "report":
+        typer.echo(made[until])
+        return
+    from tailguard.pipeline.report import table_rows
+
+    print_table(table_rows(made["evaluate"]), title=recipe.name)
+    typer.echo(f"report: {made['report'] / 'report.html'}")
+    typer.echo(f"decoder: {made['calibrate']}")

@@ -1,0 +1,96 @@
+"""The whole program on one page: the stages in order, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tailguard.artifacts import find_artifact, locked, read_json, write_json
+from tailguard.artifacts.manifest import RUN_INDEX_NAME
+from tailguard.config import Recipe
+from tailguard.errors import InputError
+from tailguard.pipeline import (
+    bank,
+    calibrate,
+    evaluate,
+    fit_scorers,
+    fit_values,
+    plan,
+    portfolio,
+    prepare,
+    report,
+    train,
+)
+from tailguard.pipeline.stage import Progress, Stage, silent
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        prepare.STAGE,
+        fit_scorers.STAGE,
+        bank.STAGE,
+        plan.STAGE,
+        train.STAGE,
+        portfolio.STAGE,
+        fit_values.STAGE,
+        calibrate.STAGE,
+        evaluate.STAGE,
+        report.STAGE,
+    )
+}
+
+
+def run_chain(
+    recipe: Recipe,
+    root: Path,
+    *,
+    until: str = "report",
+    progress: Progress = silent,
+    on_stage: Callable[[str, Path, bool], None] = lambda name, path, skipped: None,
+) -> dict[str, Path]:
+    """Run the stages up to one of them; what is there already is not made again.
+
+    Args:
+        recipe: checked.
+        root: folder of the run.
+        until: the last stage to run; only what it needs is run.
+        progress: told of every step.
+        on_stage: told of every finished stage: name, directory, and whether it was there.
+
+    Returns:
+        Stage name → directory of its artifact.
+
+    Raises:
+        InputError: wrong input, or another process writes to ``root``.
+        InfeasibleError: a budget that nothing reachable meets.
+    """
+    if until not in STAGES:
+        raise InputError(f"no stage '{until}'; there are {', '.join(STAGES)}")
+    made: dict[str, Path] = {}
+    needed = _ancestors(until)
+    with locked(root):
+        for name, stage in STAGES.items():
+            if name not in needed:
+                continue
+            made[name], skipped = stage.run(recipe, root, made, progress)
+            _update_index(root, stage.kind, made[name])
+            on_stage(name, made[name], skipped)
+    return made
+
+
+def find_stage(path: Path, name: str) -> Path:
+    """The directory of what a stage made: ``path`` itself or the one in a run's folder."""
+    return find_artifact(path, STAGES[name].kind)
+
+
+def _ancestors(name: str) -> set[str]:
+    found = {name}
+    for parent in STAGES[name].parents:
+        found |= _ancestors(parent)
+    return found
+
+
+def _update_index(root: Path, kind: str, directory: Path) -> None:
+    index = root / RUN_INDEX_NAME
+    names: dict[str, str] = read_json(index) if index.is_file() else {}
+    write_json(index, names | {kind: directory.name})

@@ -1,0 +1,150 @@
+"""``prepare``: raw preferences and prompts → PreferenceSet, with every split by prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tailguard.config import FileData, Recipe, SandboxData
+from tailguard.data import (
+    Preference,
+    Prompt,
+    PromptSplits,
+    prompt_id,
+    read_preferences,
+    read_prompts,
+    split_prompts,
+    with_prompts,
+)
+from tailguard.data.table import read_table, write_table
+from tailguard.pipeline.sources import data_path, file_hashes
+from tailguard.pipeline.stage import Stage, Work
+
+_VALIDATION_SHARE = 0.1
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {"data": recipe.data.model_dump(mode="json", exclude={"root"})}
+
+
+def _build(work: Work) -> dict[str, Any]:
+    data = work.recipe.data
+    pairs, splits = _files(work, data) if isinstance(data, FileData) else _sandbox(work, data)
+    metrics: dict[str, Any] = {}
+    for kind, rows in pairs.items():
+        roles = _roles(rows, data.judge_fraction if isinstance(data, FileData) else 0.0)
+        _write_pairs(work.directory / f"{kind}_pairs.parquet", rows, roles)
+        metrics |= {f"num_{kind}_{role}": roles.count(role) for role in sorted(set(roles))}
+    rows = [(name, prompt) for name in splits.names() for prompt in getattr(splits, name)]
+    write_table(
+        work.directory / "prompts.parquet",
+        {
+            "split": [name for name, _ in rows],
+            "prompt_id": [prompt_id(prompt) for _, prompt in rows],
+            "prompt": [json.dumps(prompt) for _, prompt in rows],
+        },
+    )
+    return metrics | {f"num_{name}": len(getattr(splits, name)) for name in splits.names()}
+
+
+STAGE = Stage("prepare", "PreferenceSet", 1, (), _config, file_hashes, _build)
+
+
+def read_pairs(directory: Path, kind: str, role: str) -> list[Preference]:
+    """Pairs of a PreferenceSet: kind ``reward`` or ``cost``; role ``train``, ``judge-train`` ...; none: []."""
+    path = directory / f"{kind}_pairs.parquet"
+    if not path.is_file():
+        return []
+    columns = read_table(path)
+    names = ("prompt", "chosen", "rejected", "chosen_safe", "rejected_safe")
+    rows = zip(columns["role"], *(columns[name] for name in names), strict=True)
+    return [Preference(json.loads(prompt), *rest) for found, prompt, *rest in rows if found == role]
+
+
+def read_split(directory: Path, split: str) -> list[Prompt]:
+    """Prompts of one split of a PreferenceSet."""
+    columns = read_table(directory / "prompts.parquet")
+    return [
+        json.loads(prompt)
+        for name, prompt in zip(columns["split"], columns["prompt"], strict=True)
+        if name == split
+    ]
+
+
+def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
+    judge = {prompt_id(p.prompt) for p in with_prompts(pairs, judge_fraction, salt="judge")[0]}
+    held = {prompt_id(p.prompt) for p in with_prompts(pairs, _VALIDATION_SHARE, salt="held")[0]}
+    return [
+        ("judge-" if key in judge else "") + ("validate" if key in held else "train")
+        for key in (prompt_id(pair.prompt) for pair in pairs)
+    ]
+
+
+def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+    pairs = {
+        kind: [pair for name in names for pair in read_preferences(data_path(data, name), kind)]
+        for kind, names in (("reward", data.reward_pairs), ("cost", data.cost_pairs))
+        if names
+    }
+    evaluate = _distinct(_read(data, data.evaluation_prompts))
+    benign = _distinct(_read(data, data.benign_prompts))
+    train, calibrate, certify = split_prompts(
+        _read(data, data.prompts),
+        (data.num_prompts, data.num_calibration, data.num_certification),
+        reserved={
+            *map(prompt_id, (*evaluate, *benign)),
+            *(prompt_id(pair.prompt) for rows in pairs.values() for pair in rows),
+        },
+        generator=work.numpy_generator("prompts"),
+    )
+    return pairs, PromptSplits(train, calibrate, certify, evaluate, benign)
+
+
+def _sandbox(work: Work, data: SandboxData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+    from tailguard.lab import sandbox
+
+    def draw(purpose: str, num: int, split: str) -> list[Prompt]:
+        generator = work.numpy_generator(purpose)
+        return [r.text for r in sandbox.sample_requests(generator, num, split=split)]
+
+    pairs = {
+        kind: [
+            Preference(**row)
+            for row in sandbox.sample_preferences(work.numpy_generator(kind), num, kind=kind)
+        ]
+        for kind, num in (("reward", data.num_reward_pairs), ("cost", data.num_cost_pairs))
+    }
+    evaluate = draw("evaluate", data.num_evaluation, "evaluate")
+    splits = PromptSplits(
+        train=draw("train", data.num_prompts, "train"),
+        calibrate=draw("calibrate", data.num_calibration, "calibrate"),
+        certify=draw("certify", data.num_certification, "certify"),
+        evaluate=evaluate,
+        benign=[prompt for prompt in evaluate if sandbox.is_benign(str(prompt))],
+    )
+    return pairs, splits
+
+
+def _read(data: FileData, names: Sequence[str]) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    for name in names:  # a name may end in ?field=value: only such rows
+        file, _, condition = name.partition("?")
+        only = dict(item.split("=", 1) for item in condition.split("&") if "=" in item)
+        prompts += read_prompts(data_path(data, file), only)
+    return prompts
+
+
+def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return list({prompt_id(prompt): prompt for prompt in prompts}.values())
+
+
+def _write_pairs(path: Path, pairs: Sequence[Preference], roles: Sequence[str]) -> None:
+    names = ("chosen", "rejected", "chosen_safe", "rejected_safe", "annotator", "category")
+    columns: dict[str, list[Any]] = {
+        name: [getattr(pair, name) for pair in pairs] for name in names
+    }
+    columns["prompt"] = [json.dumps(pair.prompt) for pair in pairs]
+    columns["role"] = list(roles)
+    write_table(path, columns)

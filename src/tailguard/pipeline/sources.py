@@ -1,0 +1,58 @@
+"""Where the reference policy and raw files come from, and their content hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from tailguard.artifacts import content_hash
+from tailguard.config import FileData, Recipe
+
+SANDBOX_MODEL = "sandbox"
+
+
+def policy_path(recipe: Recipe) -> str:
+    """Folder or hub name of the reference policy."""
+    return model_path(recipe.policy.model)
+
+
+def model_path(name: str) -> str:
+    """Folder or hub name of a model; ``sandbox`` is the one that ships with us."""
+    if name != SANDBOX_MODEL:
+        return name
+    from tailguard.lab.sandbox import base_policy_path
+
+    return str(base_policy_path())
+
+
+def model_hashes(names: Iterable[str]) -> dict[str, str]:
+    """Content hash of each model; a hub name stands for itself."""
+    return {name: _model_hash(name) for name in names if name}
+
+
+@cache
+def _model_hash(name: str) -> str:
+    path = Path(model_path(name))
+    local = name == SANDBOX_MODEL or path.exists() or path.is_absolute()
+    return content_hash(path) if local else f"hub:{name}"
+
+
+def file_hashes(recipe: Recipe) -> dict[str, str]:
+    """Content hash of every raw data file that the recipe names."""
+    data = recipe.data
+    if not isinstance(data, FileData):
+        return {}
+    names = {
+        *data.reward_pairs,
+        *data.cost_pairs,
+        *data.prompts,
+        *data.evaluation_prompts,
+        *(name.partition("?")[0] for name in data.benign_prompts),
+    }
+    return {name: content_hash(data_path(data, name)) for name in sorted(names)}
+
+
+def data_path(data: FileData, name: str) -> Path:
+    """A data file, relative to the data's root."""
+    return Path(data.root) / name
