@@ -52,7 +52,7 @@ def betting_upper_bound(
         raise InputError(f"the range [lower, upper] must be finite, got [{lower}, {upper}]")
     _check_range(array, lower, upper, "values")
     if upper == lower:
-        return upper
+        return float(upper)
     gains = (upper - array) / (upper - lower)
     goal = -math.log1p(-confidence)
     stakes = _plug_in_stakes(gains, goal)
@@ -65,7 +65,8 @@ def betting_upper_bound(
             low = mean
         else:
             high = mean
-    return float(upper - low * (upper - lower))
+    # A lucky order could reject means below the sample's own; such a bound would only puzzle.
+    return float(max(upper - low * (upper - lower), array.mean()))
 
 
 def risk_upper_bound(

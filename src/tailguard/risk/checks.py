@@ -13,7 +13,7 @@ from tailguard.errors import InputError
 # Static checkers let an int pass for a float; the run-time check of the tests needs to be told.
 Number: TypeAlias = float | int
 # What np.asarray reads: nested lists, tuples, scalars, NumPy arrays, torch tensors.
-Values: TypeAlias = ArrayLike | Sequence[Any] | float
+Values: TypeAlias = ArrayLike | Sequence[Any] | Number
 
 SMALL_TAIL = 10.0
 
