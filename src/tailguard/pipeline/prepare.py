@@ -105,26 +105,36 @@ def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], Pro
 def _sandbox(work: Work, data: SandboxData) -> tuple[dict[str, list[Preference]], PromptSplits]:
     from tailguard.lab import sandbox
 
-    def draw(purpose: str, num: int, split: str) -> list[Prompt]:
-        generator = work.numpy_generator(purpose)
-        return [r.text for r in sandbox.sample_requests(generator, num, split=split)]
+    def draw(num: int, split: str) -> list[Prompt]:
+        generator = work.numpy_generator(split)
+        return [request.text for request in sandbox.sample_requests(generator, num, split)]
 
     pairs = {
-        kind: [
-            Preference(**row)
-            for row in sandbox.sample_preferences(work.numpy_generator(kind), num, kind=kind)
-        ]
-        for kind, num in (("reward", data.num_reward_pairs), ("cost", data.num_cost_pairs))
+        "reward": sandbox.sample_preferences(
+            work.numpy_generator("reward"), data.num_reward_pairs, "reward"
+        ),
+        "cost": sandbox.sample_preferences(
+            work.numpy_generator("cost"), data.num_cost_pairs, "cost"
+        ),
     }
-    evaluate = draw("evaluate", data.num_evaluation, "evaluate")
+    held = draw(data.num_calibration + data.num_certification, "calibrate")
+    evaluate = draw(data.num_evaluation, "evaluate")
     splits = PromptSplits(
-        train=draw("train", data.num_prompts, "train"),
-        calibrate=draw("calibrate", data.num_calibration, "calibrate"),
-        certify=draw("certify", data.num_certification, "certify"),
+        train=draw(data.num_prompts, "train"),
+        calibrate=held[: data.num_calibration],
+        certify=held[data.num_calibration :],
         evaluate=evaluate,
-        benign=[prompt for prompt in evaluate if sandbox.is_benign(str(prompt))],
+        benign=[prompt for prompt in evaluate if _deserves_help(str(prompt))],
     )
-    return pairs, splits
+    return {kind: [Preference(**row) for row in rows] for kind, rows in pairs.items()}, splits
+
+
+def _deserves_help(prompt: str) -> bool:
+    """Benign requests, and those that only look unsafe."""
+    from tailguard.lab.sandbox import parse_request
+
+    request = parse_request(prompt)
+    return request is not None and request.kind in ("benign", "borderline")
 
 
 def _read(data: FileData, names: Sequence[str]) -> list[Prompt]:

@@ -1,0 +1,208 @@
+"""``plan``: SampleBank → Plan: the reward-tail frontier and the targets to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailguard.artifacts import read_json, write_json
+from tailguard.config import Recipe, Target
+from tailguard.errors import InfeasibleError
+from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.pipeline.bank import BANK_NAME, read_bank
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.planning import RiskConstraint, SampleBank, Solution, frontier, solve
+from tailguard.portfolio import Profile, select
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+
+PLAN_NAME = "plan.json"
+WEIGHTS_NAME = "weights.safetensors"
+_UNREACHABLE = -1e12  # a budget below every cost: asks for the smallest reachable risk
+
+
+@dataclass(frozen=True)
+class PlannedTarget:
+    """A policy to train: its constraint and the solution on the bank.
+
+    Attributes:
+        name: of the policy.
+        measure: ``none``, ``mean``, ``cvar``, ``mean-cvar`` or ``entropic``.
+        tail_mass: α.
+        budget: d; None where unconstrained.
+        multiplier: λ.
+        threshold: ν.
+        reward: planned mean reward.
+        risk: planned risk under the measure.
+        value: reward − β·KL.
+        kl: planned divergence from the reference, in nats.
+        effective_sample_size: smallest share of the bank that carries the plan, in samples.
+    """
+
+    name: str
+    measure: str
+    tail_mass: float
+    budget: float | None
+    multiplier: float
+    threshold: float
+    reward: float
+    risk: float
+    value: float
+    kl: float
+    effective_sample_size: float
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {"plan": recipe.plan.model_dump(mode="json"), "bound": recipe.scorers.cost_bound}
+
+
+def _build(work: Work) -> dict[str, Any]:
+    bank, _ = read_bank(work.parents["bank"] / BANK_NAME)
+    settings = work.recipe.plan
+    profiles = frontier_profiles(bank, settings.tail_masses, settings.num_budgets)
+    solutions = frontier(bank, profiles, kl_coef=settings.kl_coef)
+    planned: list[tuple[PlannedTarget, Solution]] = []
+    for number, target in enumerate(settings.targets):
+        planned.append(_plan_target(bank, target, work.recipe))
+        work.progress("plan: targets", number + 1, len(settings.targets))
+    if settings.num_members:
+        planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
+    write_json(
+        work.directory / PLAN_NAME,
+        {
+            "kl_coef": settings.kl_coef,
+            "targets": [asdict(target) for target, _ in planned],
+            "frontier": [
+                {"tail_mass": p.measure.tail_mass, "budget": p.budget, **_figures(s)}
+                for p, s in zip(profiles, solutions, strict=True)
+                if isinstance(p.measure, CVaR)
+            ],
+            "reference": {"reward": float(bank.reward.mean())}
+            | {f"cvar_{a}": CVaR(a).value(bank.cost.ravel()) for a in settings.tail_masses},
+        },
+    )
+    write_tensors(
+        work.directory / WEIGHTS_NAME, {target.name: _tensor(s.weights) for target, s in planned}
+    )
+    return {target.name: asdict(target) for target, _ in planned}
+
+
+STAGE = Stage("plan", "Plan", 1, ("bank",), _config, lambda recipe: {}, _build)
+
+
+def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
+    """The plan, and its targets."""
+    plan = read_json(directory / PLAN_NAME)
+    return plan, [PlannedTarget(**fields) for fields in plan["targets"]]
+
+
+def read_weights(directory: Path, name: str) -> np.ndarray:
+    """The tilt of one target on the bank, [prompts, samples], rows summing to 1."""
+    return read_tensors(directory / WEIGHTS_NAME)[0][name].numpy()
+
+
+def smallest_reachable_risk(bank: SampleBank, measure: RiskMeasure, kl_coef: float) -> float:
+    """The smallest risk that any policy on the bank has."""
+    found = solve(bank, RiskConstraint(measure, _UNREACHABLE), kl_coef=kl_coef)
+    return float(found.smallest_reachable_risk)
+
+
+def frontier_profiles(
+    bank: SampleBank, tail_masses: Sequence[float], num_budgets: int
+) -> list[Profile]:
+    """Profiles from the reference policy's own risk almost down to the smallest reachable one."""
+    profiles: list[Profile] = []
+    for tail_mass in tail_masses:
+        measure = CVaR(tail_mass)
+        here = measure.value(bank.cost.ravel())
+        least = smallest_reachable_risk(bank, measure, 1.0)
+        shares = np.linspace(0.0, 0.9, num_budgets)
+        profiles += [Profile(measure, float(here + share * (least - here))) for share in shares]
+    return profiles
+
+
+def build_measure(
+    name: str, *, tail_mass: float, weight: float = 0.5, theta: float = 1.0, cost_bound: float
+) -> RiskMeasure:
+    """The risk measure of that name; ``none`` is measured by the mean."""
+    measures: dict[str, RiskMeasure] = {
+        "none": Mean(),
+        "mean": Mean(),
+        "cvar": CVaR(tail_mass),
+        "mean-cvar": MeanCVaR(tail_mass, weight),
+        "entropic": Entropic(theta, cost_bound),
+    }
+    return measures[name]
+
+
+def _plan_target(
+    bank: SampleBank, target: Target, recipe: Recipe
+) -> tuple[PlannedTarget, Solution]:
+    kl_coef = recipe.plan.kl_coef
+    measure = build_measure(
+        target.measure,
+        tail_mass=target.tail_mass,
+        weight=target.weight,
+        theta=target.theta,
+        cost_bound=recipe.scorers.cost_bound,
+    )
+    budget = _budget(bank, target, measure, kl_coef)
+    constraint = RiskConstraint(measure, np.inf if budget is None else budget, scope=target.scope)
+    solution = solve(bank, constraint, kl_coef=kl_coef)
+    if not solution.feasible:
+        least = float(solution.smallest_reachable_risk)
+        raise InfeasibleError(
+            f"plan.targets: '{target.name}' asks for {target.measure} ≤ {budget:.4g}, but the"
+            f" smallest risk that this bank can reach is {least:.4g}; raise the budget or sample"
+            " more answers (bank.num_samples)",
+            least,
+        )
+    return _planned(target.name, target.measure, target.tail_mass, budget, solution), solution
+
+
+def _budget(bank: SampleBank, target: Target, measure: RiskMeasure, kl_coef: float) -> float | None:
+    here = measure.value(bank.cost.ravel())
+    if target.budget == "reference":
+        return here
+    if target.reduction is not None:
+        least = smallest_reachable_risk(bank, measure, kl_coef)
+        return here + target.reduction * (least - here)
+    return target.budget
+
+
+def _chosen_members(
+    bank: SampleBank, profiles: Sequence[Profile], num: int, kl_coef: float
+) -> list[tuple[PlannedTarget, Solution]]:
+    """The few solutions of the frontier that together serve all its profiles best."""
+    chosen = select(bank, list(profiles), kl_coef=kl_coef, num_policies=num)
+    return [
+        (_planned(f"member-{k + 1}", "cvar", _tail_mass(s), None, s), s)
+        for k, s in enumerate(chosen.members)
+    ]
+
+
+def _tail_mass(solution: Solution) -> float:
+    measure = getattr(solution.constraints[0], "measure", None) if solution.constraints else None
+    return float(getattr(measure, "tail_mass", 1.0))
+
+
+def _planned(
+    name: str, measure: str, tail_mass: float, budget: float | None, solution: Solution
+) -> PlannedTarget:
+    return PlannedTarget(name, measure, tail_mass, budget, **_figures(solution))
+
+
+def _figures(solution: Solution) -> dict[str, Any]:
+    names = ("multiplier", "threshold", "reward", "risk", "value", "kl")
+    return {name: float(np.mean(getattr(solution, name))) for name in names} | {
+        "effective_sample_size": float(solution.effective_sample_size)
+    }
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,0 +1,166 @@
+"""``train``: Plan → PolicySet: one LoRA adapter a target, each an artifact of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
+from tailguard.config import Recipe
+from tailguard.models.policy import Policy, load_policy
+from tailguard.pipeline.bank import BANK_NAME, read_bank
+from tailguard.pipeline.plan import PlannedTarget, build_measure, read_plan, read_weights
+from tailguard.pipeline.prepare import read_split
+from tailguard.pipeline.scoring import load_scorer_pair
+from tailguard.pipeline.sources import model_hashes, policy_path
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.planning import RiskConstraint
+from tailguard.training import (
+    DistillationSettings,
+    RLOOSettings,
+    distil,
+    train_rloo,
+)
+
+POLICIES_NAME = "policies.json"
+ADAPTER_NAME = "adapter"
+CURVES_NAME = "curves.json"
+_VERSION = 1
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "train": recipe.train.model_dump(),
+        "policy": recipe.policy.model_dump(exclude={"model"}),
+        "scorers": recipe.scorers.model_dump(include={"pessimism", "cost_bound", "max_tokens"}),
+    }
+
+
+def _inputs(recipe: Recipe) -> dict[str, str]:
+    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
+
+
+def _build(work: Work) -> dict[str, Any]:
+    _, targets = read_plan(work.parents["plan"])
+    made: dict[str, str] = {}
+    for target in targets:
+        # Each policy is sealed on its own, so that a run that dies loses at most one.
+        header = Header(
+            kind="Policy",
+            stage=f"train-{target.name}",
+            version=_VERSION,
+            config={"seed": work.recipe.seed, "target": target.name} | _config(work.recipe),
+            parents=dict(work.parents),
+            inputs=_inputs(work.recipe),
+        )
+        path, _ = build_artifact(
+            work.root, header, lambda directory, target=target: _train(work, target, directory)
+        )
+        made[target.name] = path.name
+    write_json(work.directory / POLICIES_NAME, made)
+    return {name: read_manifest(work.root / path).metrics for name, path in made.items()}
+
+
+STAGE = Stage(
+    "train",
+    "PolicySet",
+    _VERSION,
+    ("prepare", "fit-scorers", "bank", "plan"),
+    _config,
+    _inputs,
+    _build,
+)
+
+
+def policy_directories(policy_set: Path) -> dict[str, Path]:
+    """Target name → directory of its trained policy."""
+    names: dict[str, str] = read_json(policy_set / POLICIES_NAME)
+    return {name: policy_set.parent / directory for name, directory in names.items()}
+
+
+def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
+    """A trained policy, its adapter merged into the reference; ``base`` is the reference."""
+    adapter = None if name == "base" else policy_directories(policy_set)[name] / ADAPTER_NAME
+    return load_policy(
+        policy_path(recipe), adapter, trust_remote_code=recipe.policy.trust_remote_code
+    )
+
+
+def _train(work: Work, target: PlannedTarget, directory: Path) -> dict[str, Any]:
+    settings = work.recipe.train
+    distilled = _distil(work, target, directory / (ADAPTER_NAME if not settings.num_steps else "d"))
+    curves: dict[str, Any] = {"distillation": distilled.curve}
+    if settings.num_steps:
+        curves["rloo"] = _on_policy(work, target, distilled.path, directory / ADAPTER_NAME)
+        for file in sorted((directory / "d").iterdir()):
+            file.unlink()
+        (directory / "d").rmdir()
+    write_json(directory / CURVES_NAME, curves)
+    return {"target": vars(target)} | {f"last_{key}": rows[-1] for key, rows in curves.items()}
+
+
+def _distil(work: Work, target: PlannedTarget, out: Path) -> Any:
+    recipe = work.recipe
+    bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
+    shape = bank.reward.shape
+    responses = np.asarray(columns["response"], dtype=object).reshape(shape)
+    prompts = read_split(work.parents["prepare"], "train")
+    return distil(
+        policy_path(recipe),
+        prompts,
+        cast("list[list[str]]", responses.tolist()),
+        _normalised(read_weights(work.parents["plan"], target.name)),
+        out,
+        finished=np.asarray(columns["finished"], dtype=bool).reshape(shape),
+        settings=DistillationSettings(
+            draws_per_prompt=recipe.train.distill_samples,
+            num_passes=recipe.train.distill_epochs,
+            learning_rate=recipe.train.distill_learning_rate,
+            rank=recipe.train.rank,
+            seed=work.seed(f"distil {target.name}"),
+        ),
+        on_progress=work.steps(f"{target.name}: distillation"),
+    )
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    exact = weights.astype(np.float64)
+    return exact / exact.sum(axis=1, keepdims=True)
+
+
+def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any:
+    recipe = work.recipe
+    scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
+    trained = train_rloo(
+        policy_path(recipe),
+        read_split(work.parents["prepare"], "train"),
+        out,
+        start_adapter=start,
+        reward_scorer=scorers.reward,
+        cost_scorer=scorers.cost,
+        constraint=_constraint(target, recipe),
+        multiplier=target.multiplier,
+        threshold=target.threshold,
+        settings=RLOOSettings(
+            num_steps=recipe.train.num_steps,
+            prompts_per_step=recipe.train.prompts_per_step,
+            num_generations=recipe.train.num_generations,
+            learning_rate=recipe.train.learning_rate,
+            kl_coef=recipe.plan.kl_coef,
+            max_new_tokens=recipe.policy.max_new_tokens,
+            seed=work.seed(f"rloo {target.name}"),
+        ),
+        on_progress=work.steps(f"{target.name}: on-policy"),
+    )
+    return trained.curve
+
+
+def _constraint(target: PlannedTarget, recipe: Recipe) -> RiskConstraint | None:
+    if target.measure == "none" or target.budget is None:
+        return None
+    measure = build_measure(
+        target.measure, tail_mass=target.tail_mass, cost_bound=recipe.scorers.cost_bound
+    )
+    return RiskConstraint(measure, target.budget)
