@@ -1,0 +1,311 @@
+"""What decodes: one model, or a weighted mix of several, behind the same two seams.
+
+`DecodingPolicy` encodes prompts and opens `Rows`; `Rows` take one token each per step and can be
+gathered and forked. Sampling and guidance know nothing else about models.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tailguard.decoding.cache import RowCache
+from tailguard.errors import InputError
+from tailguard.models.policy import EncodedPrompts, Policy
+
+
+class Step(NamedTuple):
+    """Predictions after the newest token of each row.
+
+    Attributes:
+        logits: of the next token [n, vocab].
+        hidden: the final (post-norm) hidden state [n, hidden], where asked for.
+    """
+
+    logits: Float[Tensor, "n vocab"]
+    hidden: Float[Tensor, "n hidden"] | None
+
+
+class FullPass(NamedTuple):
+    """Logits and final hidden states at the last positions of full sequences."""
+
+    logits: Float[Tensor, "n positions vocab"]
+    hidden: Float[Tensor, "n positions hidden"]
+
+
+class Rows(Protocol):
+    """A batch of sequences under way, with their caches."""
+
+    @property
+    def num_passes(self) -> int:
+        """Model calls made so far, the prompt's own included."""
+        ...
+
+    def step(self, token_ids: Int[Tensor, " n"], *, with_hidden: bool = False) -> Step:
+        """Append one token to each row."""
+        ...
+
+    def gather(self, rows: Int[Tensor, " m"], *, shared_tokens: int | None = None) -> None:
+        """Row i becomes old row ``rows[i]``.
+
+        ``shared_tokens`` says that new row i and old row i have the prompt and so many response
+        tokens in common, which then need no copy; None promises nothing.
+        """
+        ...
+
+    def fork(self, rows: Int[Tensor, " m"], max_new_tokens: int) -> Rows:
+        """New rows, copies of ``rows``, with room for so many tokens; the old ones stay."""
+        ...
+
+
+class DecodingPolicy(Protocol):
+    """Anything that predicts the next token of a batch of rows."""
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        """The models behind it; the first one's tokenizer and limits hold."""
+        ...
+
+    def prefill(
+        self, prompts: EncodedPrompts, max_new_tokens: int, *, with_hidden: bool = False
+    ) -> tuple[Rows, Step]:
+        """Read the prompts in one pass; room is made for so many tokens."""
+        ...
+
+    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
+        """Read whole sequences; predictions at their last ``num_positions`` positions."""
+        ...
+
+
+class SinglePolicy:
+    """One causal LM."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        parameters = inspect.signature(policy.model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._takes_keep = "logits_to_keep" in parameters
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        """The one model."""
+        return (self.policy,)
+
+    def prefill(
+        self, prompts: EncodedPrompts, max_new_tokens: int, *, with_hidden: bool = False
+    ) -> tuple[Rows, Step]:
+        """See `DecodingPolicy`."""
+        rows = _CachedRows.empty(self, prompts, max_new_tokens)
+        return rows, rows.append(prompts.token_ids, with_hidden=with_hidden)
+
+    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
+        """See `DecodingPolicy`."""
+        mask = None if bool(sequences.mask.all()) else sequences.mask
+        logits, hidden = self.call(
+            sequences.token_ids, mask, _positions(mask), None, num_positions, with_hidden=True
+        )
+        return FullPass(logits, cast(Tensor, hidden))
+
+    def call(
+        self,
+        token_ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: RowCache | None,
+        num_positions: int,
+        *,
+        with_hidden: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One model call; logits and hidden states at the last ``num_positions`` positions."""
+        extra: dict[str, Any] = {}
+        if positions is not None and self._takes_positions:
+            extra["position_ids"] = positions
+        if self._takes_keep:
+            extra["logits_to_keep"] = num_positions
+        if with_hidden:
+            extra["output_hidden_states"] = [-1]
+        output = self.policy.model(
+            input_ids=token_ids,
+            attention_mask=mask,
+            past_key_values=None if cache is None else cache.past,
+            use_cache=cache is not None,
+            **extra,
+        )
+        hidden = output.hidden_states[-1][:, -num_positions:] if with_hidden else None
+        return output.logits[:, -num_positions:], hidden
+
+
+class _CachedRows:
+    """Rows of one model.
+
+    Without padding no mask is passed (models then take their fastest path).
+    """
+
+    def __init__(
+        self,
+        policy: SinglePolicy,
+        cache: RowCache,
+        mask: Tensor | None,
+        num_prompt_positions: int,
+        length: int,
+    ) -> None:
+        self._policy = policy
+        self._cache = cache
+        self._mask = mask  # [n, capacity], true also where tokens are still to come
+        self._positions = None if mask is None else _positions(mask)
+        self._num_prompt_positions = num_prompt_positions
+        self._length = length
+        self.num_passes = 0
+
+    @classmethod
+    def empty(
+        cls, policy: SinglePolicy, prompts: EncodedPrompts, max_new_tokens: int
+    ) -> _CachedRows:
+        num_prompt_positions = prompts.token_ids.shape[1]
+        capacity = num_prompt_positions + max_new_tokens
+        cache = RowCache.empty(policy.policy.model.config, capacity)
+        mask = None if bool(prompts.mask.all()) else _extend(prompts.mask, capacity)
+        return cls(policy, cache, mask, num_prompt_positions, 0)
+
+    def append(self, token_ids: Tensor, *, with_hidden: bool) -> Step:
+        """Read [n, t] more tokens."""
+        start, self._length = self._length, self._length + token_ids.shape[1]
+        mask = self._mask
+        if mask is not None and self._length > mask.shape[1]:
+            self._mask = mask = _extend(mask, 2 * self._length)
+            self._positions = _positions(mask)
+        logits, hidden = self._policy.call(
+            token_ids,
+            None if mask is None else mask[:, : self._length],
+            None if self._positions is None else self._positions[:, start : self._length],
+            self._cache,
+            1,
+            with_hidden=with_hidden,
+        )
+        self.num_passes += 1
+        return Step(logits[:, 0], None if hidden is None else hidden[:, 0])
+
+    def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
+        return self.append(token_ids[:, None], with_hidden=with_hidden)
+
+    def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
+        shared = 0 if shared_tokens is None else self._num_prompt_positions + shared_tokens
+        self._cache.gather(rows, shared)
+        if self._mask is not None:
+            self._mask = self._mask[rows]
+            self._positions = _positions(self._mask)
+
+    def fork(self, rows: Tensor, max_new_tokens: int) -> _CachedRows:
+        capacity = self._num_prompt_positions + max_new_tokens
+        mask = None if self._mask is None else _extend(self._mask[rows], capacity)
+        cache = self._cache.fork(rows, capacity)
+        return _CachedRows(self._policy, cache, mask, self._num_prompt_positions, self._length)
+
+
+class LogitMix:
+    """The normalised geometric mixture Π π_k^{w_k}, taken token by token.
+
+    log π(token) = Σ_k w_k log π_k(token) − log Z, one cache and one pass per member and token. The
+    hidden state is the members' states side by side.
+
+    Raises:
+        InputError: no members, weights that are not ≥ 0 with sum 1, or members with different
+            vocabularies.
+    """
+
+    def __init__(self, policies: Sequence[Policy], weights: Sequence[float]) -> None:
+        if len(policies) == 0 or len(policies) != len(weights):
+            raise InputError(f"weights: {len(weights)} for {len(policies)} policies; one for each")
+        if min(weights) < 0.0 or not abs(sum(weights) - 1.0) <= 1e-6:
+            raise InputError(f"weights: {list(weights)}; must be ≥ 0 with sum 1")
+        first = policies[0].tokenizer.get_vocab()
+        if any(policy.tokenizer.get_vocab() != first for policy in policies[1:]):
+            raise InputError("policies: a logit mix needs members with one and the same vocabulary")
+        kept = [(p, w) for p, w in zip(policies, weights, strict=True) if w > 0.0]
+        self._parts = [SinglePolicy(policy) for policy, _ in kept]
+        self._weights = [weight for _, weight in kept]
+
+    @property
+    def members(self) -> tuple[Policy, ...]:
+        """The models with positive weight."""
+        return tuple(part.policy for part in self._parts)
+
+    def prefill(
+        self, prompts: EncodedPrompts, max_new_tokens: int, *, with_hidden: bool = False
+    ) -> tuple[Rows, Step]:
+        """See `DecodingPolicy`."""
+        opened = [p.prefill(prompts, max_new_tokens, with_hidden=with_hidden) for p in self._parts]
+        rows = _MixRows([rows for rows, _ in opened], self._weights)
+        return rows, rows.mix([step for _, step in opened])
+
+    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
+        """See `DecodingPolicy`."""
+        passes = [part.full_pass(sequences, num_positions) for part in self._parts]
+        hidden = torch.cat([p.hidden for p in passes], dim=-1)
+        return FullPass(_mix_logits([p.logits for p in passes], self._weights), hidden)
+
+
+class _MixRows:
+    """Rows of every member in step."""
+
+    def __init__(self, parts: list[Rows], weights: list[float]) -> None:
+        self._parts = parts
+        self._weights = weights
+
+    @property
+    def num_passes(self) -> int:
+        return sum(part.num_passes for part in self._parts)
+
+    def mix(self, steps: list[Step]) -> Step:
+        states = [step.hidden for step in steps if step.hidden is not None]
+        hidden = torch.cat(states, dim=-1) if states else None
+        return Step(_mix_logits([step.logits for step in steps], self._weights), hidden)
+
+    def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
+        return self.mix([part.step(token_ids, with_hidden=with_hidden) for part in self._parts])
+
+    def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
+        for part in self._parts:
+            part.gather(rows, shared_tokens=shared_tokens)
+
+    def fork(self, rows: Tensor, max_new_tokens: int) -> _MixRows:
+        return _MixRows([part.fork(rows, max_new_tokens) for part in self._parts], self._weights)
+
+
+@contextmanager
+def evaluation_mode(policy: DecodingPolicy) -> Generator[None]:
+    """No gradients, no dropout; each model's mode is restored."""
+    training = [member.model for member in policy.members if member.model.training]
+    for model in training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model in training:
+            model.train()
+
+
+def as_decoding_policy(policy: Policy | DecodingPolicy) -> DecodingPolicy:
+    """A plain `Policy` wrapped; anything else as it is."""
+    return SinglePolicy(policy) if isinstance(policy, Policy) else policy
+
+
+def _mix_logits(logits: list[Tensor], weights: list[float]) -> Tensor:
+    parts = [w * x.float().log_softmax(dim=-1) for w, x in zip(weights, logits, strict=True)]
+    return torch.stack(parts).sum(dim=0)
+
+
+def _positions(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _extend(mask: Tensor, capacity: int) -> Tensor:
+    spare = max(capacity - mask.shape[1], 0)
+    return torch.cat([mask, mask.new_ones(mask.shape[0], spare)], dim=1)
