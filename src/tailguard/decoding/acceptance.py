@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -73,13 +73,13 @@ def choose_acceptance_level(
         _served(level, arrays, measure, largest_cost, confidence) for level in _levels(bounds)
     ]
     for met, meets in (
-        ("bound", lambda choice: choice.risk_bound <= budget),
-        ("estimate", lambda choice: choice.risk <= budget),
+        ("bound", [choice.risk_bound <= budget for choice in choices]),
+        ("estimate", [choice.risk <= budget for choice in choices]),
     ):
-        good = [choice for choice in choices if meets(choice)]
+        good = [choice for choice, fits in zip(choices, meets, strict=True) if fits]
         if good:
             best = max(good, key=lambda choice: choice.level)
-            return AcceptanceChoice(**{**vars(best), "met": met})
+            return replace(best, met=met)
     return min(choices, key=lambda choice: choice.risk)
 
 
@@ -100,17 +100,15 @@ def _levels(bounds: np.ndarray) -> list[float]:
 def _served(
     level: float,
     arrays: dict[str, np.ndarray],
-    measure: Any,
+    measure: RiskMeasure,
     largest_cost: float,
     confidence: float,
 ) -> AcceptanceChoice:
-    import warnings
-
     keep = accepted(arrays["bounds"], level)
     served = np.where(keep, arrays["costs"], arrays["fallback_costs"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallTailWarning)  # the bound says how little is known
         risk = measure.value(served)
-    threshold = float(measure.minimiser(served))
+    threshold = float(np.max(measure.minimiser(served)))
     bound = risk_upper_bound(served, measure, threshold, upper=largest_cost, confidence=confidence)
     return AcceptanceChoice(level, threshold, risk, bound, float(keep.mean()), "no")
