@@ -13,8 +13,12 @@ _CHUNK_BYTES = 1 << 20
 
 
 def hash_of(value: Any) -> str:
-    """Hex SHA-256 of a JSON-able value, whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    """Hex SHA-256 of a JSON-able value, whatever the order of its keys.
+
+    Raises:
+        TypeError: it is not; a set or an object would hash differently in every process.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

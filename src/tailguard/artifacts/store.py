@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tailguard.artifacts.hashing import content_hash, hash_of
-from tailguard.artifacts.manifest import Manifest, read_manifest, write_manifest
+from tailguard.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from tailguard.errors import InputError
 
 _LIBRARIES = ("tailguard", "numpy", "scipy", "torch", "transformers", "trl", "peft")
@@ -65,13 +66,19 @@ def build_artifact(
     Returns:
         Its directory, and whether it was there already. If ``write`` fails, or the process
         dies, no directory of that name appears.
+
+    Raises:
+        InputError: the artifact is there, but its files were changed since.
     """
     identity = header.id()
     final = root / f"{header.stage}-{identity}"
     if final.is_dir():
-        if read_manifest(final).payload_hash == payload_hash(final):
+        if _is_sealed(final):
             return final, True
-        raise InputError(f"{final}: its files are not those it was sealed with; delete the folder")
+        raise InputError(
+            f"{final}: its files are not those it was sealed with; delete the folder and run the"
+            " same command again"
+        )
     partial = root / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -79,6 +86,7 @@ def build_artifact(
         started = time.perf_counter()
         metrics = write(partial)
         metrics["seconds"] = round(time.perf_counter() - started, 2)
+        _flush(partial)
         manifest = Manifest(
             kind=header.kind,
             stage=header.stage,
@@ -106,7 +114,7 @@ def payload_hash(directory: Path) -> str:
     names = sorted(
         path.relative_to(directory).as_posix()
         for path in directory.rglob("*")
-        if path.is_file() and path != directory / "manifest.json"
+        if path.is_file() and path != directory / MANIFEST_NAME
     )
     return hash_of([[name, content_hash(directory / name)] for name in names])
 
@@ -115,13 +123,18 @@ def payload_hash(directory: Path) -> str:
 def locked(root: Path) -> Generator[None]:
     """Hold the run's folder for this process alone; the lock dies with the process.
 
+    What a process that was killed left half-written there is removed.
+
     Raises:
         InputError: another process holds it, or the folder cannot be made.
+        OSError: the disk is full.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root / ".lock", os.O_CREAT | os.O_RDWR)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
         raise InputError(f"--out {root}: cannot write there ({error.strerror})") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,9 +144,33 @@ def locked(root: Path) -> Generator[None]:
             f"--out {root}: another tailguard is writing there; wait for it or give another --out"
         ) from None
     try:
+        _sweep(root)
         yield
     finally:
         os.close(handle)
+
+
+def _sweep(root: Path) -> None:
+    """Remove half-written artifacts and files; nobody else writes here while we hold the lock."""
+    for path in root.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _flush(directory: Path) -> None:
+    """Force the payload to disk, so that a full or failing one speaks up before the sealing."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _is_sealed(directory: Path) -> bool:
+    """Whether the payload is the one that the manifest was written for."""
+    sealed = (directory / MANIFEST_NAME).is_file()
+    return sealed and read_manifest(directory).payload_hash == payload_hash(directory)
 
 
 def _versions() -> dict[str, str]:

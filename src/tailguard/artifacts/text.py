@@ -19,7 +19,7 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
         InputError: it is not there or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -17,7 +17,6 @@ from tailguard.errors import TailguardError
 
 app = typer.Typer(
     name="tailguard",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Risk-constrained alignment and decoding of language models.",
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _exit_status(arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         result = app(args=arguments, standalone_mode=False)
@@ -66,11 +65,8 @@ def _exit_status(arguments: list[str]) -> int:
         return _say(error.format_message(), 2)
     except TailguardError as error:
         return _fail(error, str(error), error.exit_status, debug=debug)
-    except OSError as error:
-        return _fail(error, _system_message(error), 1, debug=debug)
     except Exception as error:  # noqa: BLE001 - the edge: users get a line, --debug the traceback
-        message = f"{type(error).__name__}: {error} (this should not happen; see it with --debug)"
-        return _fail(error, message, 1, debug=debug)
+        return _fail(error, _unexpected(error), 1, debug=debug)
     return result if isinstance(result, int) else 0
 
 
@@ -85,8 +81,16 @@ def _say(message: str, status: int) -> int:
     return status
 
 
-def _system_message(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno == errno.ENOSPC:
+def _unexpected(error: Exception) -> str:
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    if _is_disk_full(error):
         return f"{where}the disk is full; free some space and run the same command again"
-    return f"{where}{error.strerror or error}"
+    if isinstance(error, OSError):
+        return f"{where}{error.strerror or error}"
+    return f"{type(error).__name__}: {error} (this should not happen; see it with --debug)"
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Also where a library (safetensors) wraps the system's error in one of its own."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or os.strerror(errno.ENOSPC) in str(error)

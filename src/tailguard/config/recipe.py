@@ -10,13 +10,14 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 TailMass = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists
 MeasureName = Literal["none", "mean", "cvar", "mean-cvar", "entropic"]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and strict about unknown keys."""
+    """A part of a recipe: frozen, strict about unknown keys and types; numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PolicySection(Section):
@@ -76,15 +77,15 @@ class FileData(Section):
 
     source: Literal["files"]
     root: str = "."
-    reward_pairs: tuple[str, ...] = ()
-    cost_pairs: tuple[str, ...] = ()
+    reward_pairs: Names = ()
+    cost_pairs: Names = ()
     judge_fraction: Fraction = 0.4
-    prompts: tuple[str, ...]
+    prompts: Names
     num_prompts: Count = 512
     num_calibration: Count = 500
     num_certification: Count = 2000
-    evaluation_prompts: tuple[str, ...] = ()
-    benign_prompts: tuple[str, ...] = ()
+    evaluation_prompts: Names = ()
+    benign_prompts: Names = ()
 
 
 class ScorerSection(Section):
@@ -177,9 +178,9 @@ class PlanSection(Section):
     """
 
     kl_coef: Positive = 0.25
-    tail_masses: tuple[TailMass, ...] = (0.05, 0.1, 0.25, 1.0)
+    tail_masses: Annotated[tuple[TailMass, ...], Field(strict=False)] = (0.05, 0.1, 0.25, 1.0)
     num_budgets: Annotated[int, Field(ge=2)] = 8
-    targets: tuple[Target, ...] = ()
+    targets: Annotated[tuple[Target, ...], Field(strict=False)] = ()
     num_members: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -249,7 +250,7 @@ class ValuesSection(Section):
         num_epochs: passes over the prefixes.
     """
 
-    guided: tuple[Guided, ...] = ()
+    guided: Annotated[tuple[Guided, ...], Field(strict=False)] = ()
     num_prompts: Count = 256
     num_samples: Annotated[int, Field(ge=2)] = 16
     num_members: Annotated[int, Field(ge=2)] = 4

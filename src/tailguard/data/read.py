@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,7 @@ def read_rows(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
         rows = list(_jsonl(path))
     elif path.suffix == ".parquet":
         rows = list(_parquet(path))
-    elif path.suffix in {".json", ".csv", ".txt", ".gz"} or path.is_dir():
+    elif path.suffix in {".json", ".csv", ".txt", ".gz"} or path.exists():
         raise InputError(f"{path}: give .jsonl, .jsonl.gz or .parquet")
     else:
         rows = list(_hub(str(source)))
@@ -54,21 +55,19 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
     preferences: list[Preference] = []
     for where, row in read_rows(source):
         prompt = _prompt(where, row)
-        if kind == "cost" and "safe" in row and "unsafe" in row:
-            pair = Preference(
-                prompt, _text(where, row, "safe"), _text(where, row, "unsafe"), True, False
-            )
-        else:
-            pair = Preference(
+        by_safety = kind == "cost" and "safe" in row and "unsafe" in row
+        chosen, rejected = ("safe", "unsafe") if by_safety else ("chosen", "rejected")
+        preferences.append(
+            Preference(
                 prompt=prompt,
-                chosen=_text(where, row, "chosen"),
-                rejected=_text(where, row, "rejected"),
-                chosen_safe=_safe(where, row, "chosen"),
-                rejected_safe=_safe(where, row, "rejected"),
+                chosen=_text(where, row, chosen),
+                rejected=_text(where, row, rejected),
+                chosen_safe=True if by_safety else _safe(where, row, chosen),
+                rejected_safe=False if by_safety else _safe(where, row, rejected),
                 annotator=_label(row, "annotator"),
                 category=_label(row, "category"),
             )
-        preferences.append(pair)
+        )
     return preferences
 
 
@@ -77,7 +76,8 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
 
     Args:
         source: as for :func:`read_rows`.
-        only: keep rows whose fields have these values, e.g. ``{"label": "safe"}``.
+        only: keep rows whose fields have these values, e.g. ``{"label": "safe"}``,
+            or ``{"is_safe": "true"}``; upper and lower case are one.
 
     Raises:
         InputError: no prompt, with file and line; or no row is left.
@@ -86,7 +86,7 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
     prompts = [
         _prompt(where, row)
         for where, row in read_rows(source)
-        if all(str(row.get(key)) == value for key, value in conditions.items())
+        if all(str(row.get(key)).lower() == value.lower() for key, value in conditions.items())
     ]
     if not prompts:
         raise InputError(f"{source}: no row has {conditions}")
@@ -96,22 +96,27 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{where}: malformed JSON ({error.msg})") from None
-                if not isinstance(row, dict):
-                    raise InputError(f"{where}: a JSON object is needed, not {line.strip()[:40]}")
-                yield where, cast("dict[str, Any]", row)
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield where, _parsed(where, line)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path in the recipe") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot read it ({error})") from None
+
+
+def _parsed(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: malformed JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: cannot read it ({error})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a JSON object is needed, not {json.dumps(row)[:40]}")
+    return cast("dict[str, Any]", row)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -136,26 +141,41 @@ def _hub(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _prompt(where: str, row: Mapping[str, Any]) -> Prompt:
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        return prompt
-    if isinstance(prompt, list) and prompt and all(map(_is_message, cast("list[Any]", prompt))):
-        return cast("list[dict[str, str]]", prompt)
+    if _is_text(prompt) or _is_chat(prompt):
+        return cast(Prompt, prompt)
     raise InputError(f"{where}: no 'prompt' (a text, or messages with role and content)")
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(cast(Any, value).get(key), str) for key in ("role", "content")
-    )
 
 
 def _text(where: str, row: Mapping[str, Any], field: str) -> str:
     value = row.get(field)
-    if isinstance(value, list) and value and _is_message(cast(Any, value)[-1]):
+    if _is_chat(value):
         value = cast(Any, value)[-1]["content"]
-    if not isinstance(value, str) or not value.strip():
+    if not _is_text(value):
         raise InputError(f"{where}: no '{field}' (the text of an answer)")
-    return value
+    return cast(str, value)
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether it is messages, the last of them with something in it."""
+    messages = cast("list[Any]", value) if isinstance(value, list) else [None]
+    well_formed = all(
+        isinstance(message, dict)
+        and isinstance(cast(Any, message).get("role"), str)
+        and (_is_text(content := cast(Any, message).get("content")) or content == "")
+        for message in messages
+    )
+    return well_formed and bool(messages) and _is_text(messages[-1]["content"])
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text with something in it, and all of it characters (no half of a pair)."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _safe(where: str, row: Mapping[str, Any], answer: str) -> bool | None:

@@ -35,10 +35,14 @@ class Preference:
 
 
 def prompt_id(prompt: Prompt) -> str:
-    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits go by."""
-    text = (
-        prompt
-        if isinstance(prompt, str)
-        else "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    )
+    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits go by.
+
+    A single user message has the id of its text, however it is written down.
+    """
+    if isinstance(prompt, str):
+        text = prompt
+    elif len(prompt) == 1 and prompt[0]["role"] == "user":
+        text = prompt[0]["content"]
+    else:
+        text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
     return hashlib.sha256(text.lower().encode()).hexdigest()[:16]

@@ -30,5 +30,5 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"{path}: no such file; check the path in the recipe")
     try:
         return _parquet.read_table(path).to_pydict()
-    except _arrow.ArrowException as error:
+    except (_arrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not parquet ({error})") from None
