@@ -1,0 +1,83 @@
+"""LoRA adapters on a base policy: opened for training, and saved so that peft and vLLM load them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from tailguard.errors import InputError
+from tailguard.models.policy import Policy, load_policy
+from tailguard.training.random_state import seeded
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def open_adapter(
+    base: str | Path, start_adapter: Path | None = None, *, rank: int = 16, seed: int = 0
+) -> Policy:
+    """The base policy with a trainable LoRA adapter on its attention and MLP projections.
+
+    Args:
+        base: checkpoint of the base policy, which stays frozen: it is the reference π_ref.
+        start_adapter: continue this adapter; otherwise a fresh one, whose update is zero.
+        rank: of a fresh adapter; its scale is 2, so alpha is 2·rank.
+        seed: of a fresh adapter's first weights.
+
+    Returns:
+        A policy whose model is a peft model; only the adapter's weights take gradients.
+
+    Raises:
+        InputError: nothing there, or an adapter that is not one.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    policy = load_policy(base)
+    if start_adapter is not None:
+        if not (Path(start_adapter) / "adapter_config.json").is_file():
+            raise InputError(f"start_adapter={str(start_adapter)!r}: no adapter_config.json there")
+        with without_peft_noise():
+            opened = cast(Any, PeftModel).from_pretrained(
+                policy.model, str(start_adapter), is_trainable=True
+            )
+        return replace(policy, model=opened)
+    if rank < 1:
+        raise InputError(f"rank={rank}: give at least 1")
+    names = {name.rpartition(".")[2] for name, _ in policy.model.named_modules()}
+    targets = [name for name in _PROJECTIONS if name in names]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
+        task_type="CAUSAL_LM",
+    )
+    with seeded(seed), without_peft_noise():
+        return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
+
+
+def save_adapter(model: Any, folder: Path) -> Path:
+    """Write a plain peft LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`.
+
+    The same weights give the same bytes: the config's sets are sorted, and no model card is left.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(cast("list[str]", config["target_modules"]))
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def without_peft_noise() -> Generator[None]:
+    """Silence: peft 0.21 asks transformers 5.23 for a name that it will rename."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        yield

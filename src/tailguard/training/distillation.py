@@ -1,0 +1,192 @@
+"""Offline training: the tilted bank distilled into a LoRA policy by weighted likelihood."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
+
+from tailguard.data import Prompt
+from tailguard.errors import InputError
+from tailguard.models.policy import Policy, tokenize_prompts
+from tailguard.models.quiet import quiet_transformers
+from tailguard.training.adapters import open_adapter, save_adapter
+from tailguard.training.random_state import seeded
+from tailguard.training.weighted_likelihood import (
+    Progress,
+    Row,
+    order_by_length,
+    weighted_likelihood_trainer,
+)
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How a bank is distilled.
+
+    Attributes:
+        draws_per_prompt: responses drawn for each prompt in each pass, by their weights.
+        num_passes: passes over the prompts, each with fresh draws.
+        batch_size: rows in one optimiser step.
+        learning_rate: peak of a linear decay after a short warm-up.
+        rank: of the LoRA adapter.
+        seed: of the adapter's first weights, the draws and their order.
+    """
+
+    draws_per_prompt: int = 8
+    num_passes: int = 1
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    rank: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws_per_prompt", "num_passes", "batch_size", "rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate={self.learning_rate}: give a positive number")
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A trained LoRA adapter and how its training went.
+
+    Attributes:
+        path: a plain peft folder.
+        curve: one dict of figures per step.
+        seconds: wall-clock time of the training.
+    """
+
+    path: Path
+    curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    seconds: float = 0.0
+
+
+def distil(
+    base: str | Path,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Sequence[str]],
+    weights: ArrayLike,
+    out: Path,
+    *,
+    finished: ArrayLike | None = None,
+    settings: DistillationSettings = DistillationSettings(),
+    on_progress: Progress | None = None,
+) -> TrainedAdapter:
+    """Fit a LoRA policy to the tilted bank: max_θ Σ_x Σ_i w_i(x) log π_θ(y_i | x).
+
+    The expectation of that gradient over banks is the one towards π_ref·exp((r − λφ_ν(c))/β): no
+    rollouts are needed. Each pass draws responses by their weights (systematic resampling, so a
+    weight of k/draws gives k copies) and a response drawn k times is one row that counts k-fold.
+
+    Args:
+        base: checkpoint of the policy the bank was sampled from.
+        prompts: [prompts].
+        responses: the bank's answers, [prompts][samples].
+        weights: [prompts, samples]; rows sum to 1, as `Solution.weights`.
+        out: folder for the adapter; written last.
+        finished: [prompts, samples], which answers ended by themselves; those end with the end token, the others
+            (cut off at the token limit) do not. All, if left out.
+        settings: how to train.
+        on_progress: called with (step, number of steps).
+
+    Raises:
+        InputError: shapes that disagree, weights that are not a law, texts too long.
+    """
+    law = _check_weights(prompts, responses, weights)
+    ended = np.ones(law.shape, dtype=bool) if finished is None else np.asarray(finished, bool)
+    if ended.shape != law.shape:
+        raise InputError(f"finished has shape {ended.shape}; the weights have {law.shape}")
+    policy = open_adapter(base, rank=settings.rank, seed=settings.seed)
+    generator = np.random.default_rng(settings.seed)
+    encode = _encoder(policy, prompts, responses, ended)
+    rows: list[Row] = []
+    for _ in range(settings.num_passes):
+        counts = resample(law, settings.draws_per_prompt, generator)
+        drawn = [encode(int(x), int(i), float(counts[x, i])) for x, i in np.argwhere(counts > 0)]
+        lengths = np.array([len(row.prompt_ids) + len(row.answer_ids) for row in drawn])
+        order = order_by_length(lengths, settings.batch_size, generator)
+        rows += [drawn[j] for j in order]
+    start = time.perf_counter()
+    with quiet_transformers(), seeded(settings.seed), tempfile.TemporaryDirectory() as scratch:
+        trainer = weighted_likelihood_trainer(
+            policy,
+            rows,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            scratch=scratch,
+            on_progress=on_progress,
+        )
+        cast(Any, trainer).train()
+    path = save_adapter(policy.model, Path(out))
+    return TrainedAdapter(path, trainer.curve, time.perf_counter() - start)
+
+
+def resample(
+    weights: Float[np.ndarray, "prompts samples"], draws: int, generator: np.random.Generator
+) -> Int[np.ndarray, "prompts samples"]:
+    """How often each sample is drawn: systematic resampling, rows summing to `draws`.
+
+    E counts = draws·weights, and each count is that number rounded up or down.
+    """
+    edges = np.minimum(np.cumsum(weights, axis=1) * draws, draws)
+    edges[:, -1] = draws
+    offset = generator.random((len(weights), 1))
+    upto = np.ceil(edges - offset).astype(np.int64)
+    return np.diff(upto, axis=1, prepend=0)
+
+
+def _check_weights(
+    prompts: Sequence[Prompt], responses: Sequence[Sequence[str]], weights: ArrayLike
+) -> Float[np.ndarray, "prompts samples"]:
+    array = np.asarray(weights, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] != len(prompts) or len(responses) != len(prompts):
+        raise InputError(
+            f"weights has shape {array.shape} and responses {len(responses)} rows; "
+            f"{len(prompts)} prompts need one row each"
+        )
+    for x, row in enumerate(responses):
+        if len(row) != array.shape[1]:
+            raise InputError(
+                f"responses[{x}] has {len(row)} entries; weights has {array.shape[1]} columns"
+            )
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise InputError("weights must be finite and not negative")
+    if not np.allclose(array.sum(axis=1), 1.0, atol=1e-6):
+        worst = int(np.abs(array.sum(axis=1) - 1).argmax())
+        raise InputError(f"weights[{worst}] sums to {array[worst].sum():g}; rows must sum to 1")
+    return array
+
+
+def _encoder(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Sequence[str]],
+    ended: Bool[np.ndarray, "prompts samples"],
+) -> Callable[[int, int, float], Row]:
+    prompt_ids = tokenize_prompts(policy, prompts)
+    end = [policy.tokenizer.eos_token_id]
+
+    def encode(x: int, i: int, count: float) -> Row:
+        answer = cast(
+            "list[int]",
+            policy.tokenizer(responses[x][i], add_special_tokens=False, verbose=False)["input_ids"],
+        )
+        answer = answer + (end if ended[x, i] else [])
+        if len(prompt_ids[x]) + len(answer) > policy.context_tokens:
+            raise InputError(
+                f"responses[{x}][{i}] is too long: with its prompt it has "
+                f"{len(prompt_ids[x]) + len(answer)} tokens; the context is {policy.context_tokens}"
+            )
+        return Row(prompt_ids[x], answer, count)
+
+    return encode
