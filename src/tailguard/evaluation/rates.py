@@ -1,0 +1,94 @@
+"""Intervals for rates and quantiles: binomial counts, no assumption on the costs."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import norm
+
+from tailguard.errors import InputError
+from tailguard.evaluation.intervals import Interval
+from tailguard.risk import CVaR, var_upper_bound
+from tailguard.risk.checks import Number, Values, check_costs
+
+
+def rate_interval(num_hits: int, num_trials: int, *, confidence: Number = 0.95) -> Interval:
+    """Wilson's interval for a rate: never empty at 0 or n hits, never outside [0, 1].
+
+    Raises:
+        InputError: no trials, or hits outside [0, num_trials].
+
+    Source: Wilson (1927); Brown, Cai & DasGupta (2001).
+    """
+    if num_trials < 1 or not 0 <= num_hits <= num_trials:
+        raise InputError(f"num_hits={num_hits} of num_trials={num_trials} is not a rate")
+    z = _normal_quantile(confidence)
+    rate, weight = num_hits / num_trials, z * z / num_trials
+    centre = (rate + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (rate * (1 - rate) + weight / 4)) / (1 + weight)
+    lower = 0.0 if num_hits == 0 else max(0.0, centre - half)
+    upper = 1.0 if num_hits == num_trials else min(1.0, centre + half)
+    return Interval(rate, lower, upper)
+
+
+def paired_rate_difference(
+    hits: Values, other_hits: Values, *, confidence: Number = 0.95
+) -> Interval:
+    """Interval for rate(hits) − rate(other_hits), two policies on the same prompts.
+
+    Bonett & Price's adjusted Wald interval: one discordant pair of each kind is added, which keeps
+    it from collapsing where the policies agree on every prompt.
+
+    Args:
+        hits: [n] booleans or zeros and ones.
+        other_hits: [n], prompt by prompt.
+        confidence: nominal coverage, in (0, 1).
+
+    Raises:
+        InputError: shapes that differ, or values other than 0 and 1.
+
+    Source: Bonett & Price (2012), Journal of Educational and Behavioral Statistics 37(4).
+    """
+    first, second = _check_hits(hits, "hits"), _check_hits(other_hits, "other_hits")
+    if first.size != second.size:
+        raise InputError(f"hits has {first.size} prompts but other_hits has {second.size}")
+    z, total = _normal_quantile(confidence), first.size
+    only_first = float(np.sum(first > second))
+    only_second = float(np.sum(second > first))
+    gain, loss = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
+    half = z * math.sqrt((gain + loss - (gain - loss) ** 2) / (total + 2))
+    estimate = (only_first - only_second) / total
+    lower, upper = max(-1.0, gain - loss - half), min(1.0, gain - loss + half)
+    return Interval(estimate, min(lower, estimate), max(upper, estimate))
+
+
+def var_interval(costs: Values, tail_mass: Number, *, confidence: Number = 0.95) -> Interval:
+    """Interval for VaR_α between two order statistics; at least the nominal coverage for any law.
+
+    An end is infinite where so few costs were seen that no order statistic will do; for α = 1,
+    the smallest possible cost, that is always the lower end.
+
+    Raises:
+        InputError: NaN, empty, tail_mass outside (0, 1], confidence outside (0, 1).
+    """
+    array = check_costs(costs)
+    estimate = CVaR(tail_mass).minimiser(array)
+    side = 0.5 * (1.0 + confidence)
+    upper = var_upper_bound(array, tail_mass, confidence=side)
+    # The mirror image: the (1 − α)-quantile of C is minus the α-quantile of −C.
+    if tail_mass == 1:
+        return Interval(estimate, -math.inf, upper)
+    return Interval(estimate, -var_upper_bound(-array, 1.0 - tail_mass, confidence=side), upper)
+
+
+def _check_hits(hits: Values, name: str) -> Float[np.ndarray, "n"]:
+    array = check_costs(hits, name)
+    if not np.isin(array, (0.0, 1.0)).all():
+        raise InputError(f"{name} must hold only 0 and 1")
+    return array
+
+
+def _normal_quantile(confidence: Number) -> float:
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence must lie in (0, 1), got {confidence!r}")
+    return float(norm.isf(0.5 * (1.0 - confidence)))

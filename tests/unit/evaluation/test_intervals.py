@@ -1,0 +1,201 @@
+"""Intervals against scipy, exact enumeration, brute resampling and simulated coverage."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tailguard.errors import InputError
+from tailguard.evaluation import (
+    cvar_intervals,
+    mean_interval,
+    paired_cvar_differences,
+    paired_rate_difference,
+    rate_interval,
+    tail_metrics,
+    var_interval,
+)
+from tailguard.evaluation.bootstrap import cvar_with_error, resampled
+from tailguard.risk import CVaR, cvar_curve, cvar_rows
+
+ALPHAS = np.array([0.05, 0.2, 1.0])
+
+
+def test_estimates_under_counts_are_the_cvar_of_the_repeated_sample():
+    rng = np.random.default_rng(0)
+    costs, other = rng.normal(size=(2, 60)).round(1)
+    counts = rng.multinomial(60, np.full(60, 1 / 60), size=5)
+    estimates, _ = cvar_with_error(costs, other, counts / 60, ALPHAS)
+    for row, count in enumerate(counts):
+        first, second = np.repeat(costs, count), np.repeat(other, count)
+        equal = np.full(60, 1 / 60)
+        expected = cvar_curve(first, equal, ALPHAS) - cvar_curve(second, equal, ALPHAS)
+        assert estimates[:, row] == pytest.approx(expected)
+
+
+def test_standard_errors_are_the_spread_of_the_estimate_over_fresh_samples():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(400, 1000))
+    y = 0.8 * x + 0.6 * rng.normal(size=x.shape)
+    equal = np.full((1, 1000), 1 / 1000)
+    found = [cvar_with_error(a, b, equal, ALPHAS) for a, b in zip(x, y, strict=True)]
+    estimates = np.concatenate([e for e, _ in found], axis=1)
+    errors = np.concatenate([s for _, s in found], axis=1)
+    assert errors.mean(axis=1) == pytest.approx(estimates.std(axis=1), rel=0.12)
+    assert errors[-1] == pytest.approx((x - y).std(axis=1) / math.sqrt(1000))  # α = 1: the mean
+
+
+def test_resamples_come_in_blocks_that_do_not_change_them(monkeypatch):
+    costs = np.random.default_rng(2).normal(size=50)
+    whole = resampled(costs, None, ALPHAS, 20, np.random.default_rng(3))
+    monkeypatch.setattr("tailguard.evaluation.bootstrap._COUNTS_AT_ONCE", 150)
+    parts = resampled(costs, None, ALPHAS, 20, np.random.default_rng(3))
+    assert whole[0] == pytest.approx(parts[0])
+    assert whole[1] == pytest.approx(parts[1])
+
+
+@pytest.mark.parametrize("shape", [2.5, 3.5])
+def test_cvar_interval_covers_a_heavy_tail_that_the_percentiles_do_not(shape):
+    rng, repetitions, alpha = np.random.default_rng(4), 120, 0.05
+    truth = alpha ** (-1 / shape) * shape / (shape - 1) - 1
+    ours = usual = 0
+    for _ in range(repetitions):
+        costs = rng.pareto(shape, 600)
+        made = cvar_intervals(costs, [alpha], generator=rng, num_resamples=300)[0]
+        again, _ = resampled(costs, None, np.array([alpha]), 300, rng)
+        low, high = np.quantile(again, [0.025, 0.975])
+        ours += made.lower <= truth <= made.upper
+        usual += low <= truth <= high
+    assert ours >= stats.binom.ppf(0.01, repetitions, 0.93)
+    assert usual < stats.binom.ppf(0.01, repetitions, 0.95)
+
+
+def test_paired_difference_covers_and_is_narrower_than_the_unpaired():
+    rng, repetitions, alpha = np.random.default_rng(5), 120, 0.1
+    truth = 0.3 * float(stats.norm.pdf(stats.norm.isf(alpha)) / alpha)
+    x = rng.normal(size=(repetitions, 400))
+    y = 0.7 * (0.9 * x + math.sqrt(0.19) * rng.normal(size=x.shape))
+    hits = 0
+    for a, b in zip(x, y, strict=True):
+        made = paired_cvar_differences(a, b, [alpha], generator=rng, num_resamples=200)[0]
+        hits += made.lower <= truth <= made.upper
+    assert hits >= stats.binom.ppf(0.01, repetitions, 0.94)
+    made, broken = (
+        paired_cvar_differences(x[0], b, [alpha], generator=rng)[0]
+        for b in (y[0], rng.permutation(y[0]))
+    )
+    assert made.upper - made.lower < 0.8 * (broken.upper - broken.lower)
+
+
+def test_mean_interval_is_close_to_students():
+    values = np.random.default_rng(6).normal(size=500)
+    made = mean_interval(values, generator=np.random.default_rng(7), num_resamples=4000)
+    low, high = stats.t.interval(0.95, 499, values.mean(), stats.sem(values))
+    assert made.estimate == pytest.approx(values.mean())
+    assert (made.lower, made.upper) == pytest.approx((low, high), abs=0.1 * float(high - low))
+
+
+def test_a_constant_sample_and_identical_policies_have_nothing_to_say():
+    rng = np.random.default_rng(8)
+    made = cvar_intervals(np.full(50, 2.0), [0.2], generator=rng, num_resamples=50)[0]
+    assert (made.lower, made.estimate, made.upper) == pytest.approx((2.0, 2.0, 2.0))
+    costs = rng.normal(size=50)
+    same = paired_cvar_differences(costs, costs, [0.2, 1], generator=rng, num_resamples=50)
+    assert all((d.lower, d.estimate, d.upper) == (0.0, 0.0, 0.0) for d in same)
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 10), (10, 10), (3, 10), (50, 2000)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_rate_interval_is_wilsons(hits, trials, confidence):
+    made = rate_interval(hits, trials, confidence=confidence)
+    known = stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+    assert (made.lower, made.upper) == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("gain", "loss"), [(0.05, 0.05), (0.3, 0.1), (0.02, 0.2)])
+def test_paired_rate_difference_covers_by_exact_enumeration(gain, loss):
+    size, covered = 30, 0.0
+    for first in range(size + 1):
+        for second in range(size + 1 - first):
+            hits = np.r_[np.ones(first), np.zeros(size - first)]
+            other = np.r_[np.zeros(first), np.ones(second), np.zeros(size - first - second)]
+            made = paired_rate_difference(hits, other)
+            chance = stats.multinomial.pmf(
+                [first, second, size - first - second], size, [gain, loss, 1 - gain - loss]
+            )
+            covered += float(chance) * (made.lower <= gain - loss <= made.upper)
+    assert covered >= 0.94
+
+
+def test_paired_rate_difference_is_antisymmetric_and_wide_where_policies_agree():
+    rng = np.random.default_rng(9)
+    hits, other = rng.uniform(size=(2, 100)) < 0.3
+    one, two = paired_rate_difference(hits, other), paired_rate_difference(other, hits)
+    assert one.estimate == pytest.approx(hits.mean() - other.mean())
+    assert (one.lower, one.upper) == pytest.approx((-two.upper, -two.lower))
+    agreed = paired_rate_difference(hits, hits)
+    assert agreed.estimate == 0.0
+    assert agreed.lower < 0 < agreed.upper
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+def test_var_interval_is_the_distribution_free_one(alpha):
+    costs = np.random.default_rng(10).exponential(size=400)
+    made = var_interval(costs, alpha)
+    known: Any = stats.quantile_test(costs, q=0, p=1 - alpha).confidence_interval(0.95)
+    assert made.estimate == CVaR(alpha).minimiser(costs)
+    assert (made.lower, made.upper) == pytest.approx((known.low, known.high))
+
+
+def test_var_interval_covers_and_opens_where_the_data_end():
+    rng, repetitions = np.random.default_rng(11), 400
+    truth = -math.log(0.1)
+    made = [var_interval(row, 0.1) for row in rng.exponential(size=(repetitions, 200))]
+    hits = sum(m.lower <= truth <= m.upper for m in made)
+    assert hits >= stats.binom.ppf(0.001, repetitions, 0.95)
+    few = var_interval(np.arange(30.0), 0.01)
+    assert few.upper == math.inf
+    assert few.lower > 0
+    assert var_interval(np.arange(30.0), 1.0).lower == -math.inf
+
+
+def test_metrics_put_the_pieces_together():
+    rng = np.random.default_rng(12)
+    rewards, costs = rng.normal(size=(2, 300)) + np.array([[1.0], [-1.0]])
+    made = tail_metrics(rewards, costs, generator=rng, num_resamples=200)
+    assert made.num_prompts == 300
+    assert made.reward_mean.estimate == pytest.approx(rewards.mean())
+    assert made.cost_mean.estimate == pytest.approx(costs.mean())
+    assert made.unsafe_rate.estimate == np.mean(costs > 0)
+    assert list(made.cvar) == [0.01, 0.05, 0.1, 0.25, 1.0] == list(made.value_at_risk)
+    for alpha, interval in made.cvar.items():
+        expected = float(cvar_rows(costs, np.full(300, 1 / 300), alpha))
+        assert interval.estimate == pytest.approx(expected)
+        assert interval.lower <= expected <= interval.upper
+    assert made.thin_tails == (0.01,)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda g: cvar_intervals([1.0], [0.5], generator=g), "at least two"),
+        (lambda g: cvar_intervals([1.0, math.nan], [0.5], generator=g), "nan"),
+        (lambda g: cvar_intervals([1.0, 2.0], [0.0], generator=g), "tail_masses"),
+        (lambda g: cvar_intervals([1.0, 2.0], [1], generator=g, confidence=1), "confidence"),
+        (lambda g: cvar_intervals([1.0, 2.0], [1], generator=g, num_resamples=1), "num_resamples"),
+        (lambda g: paired_cvar_differences([1.0, 2.0], [1.0] * 3, [1], generator=g), "3"),
+        (lambda g: tail_metrics([1.0, 2.0], [1.0] * 3, generator=g), "costs has 3"),
+        (lambda g: tail_metrics([1.0, math.nan], [1.0] * 2, generator=g), "rewards"),
+        (lambda _: rate_interval(3, 2), "not a rate"),
+        (lambda _: rate_interval(0, 0), "not a rate"),
+        (lambda _: rate_interval(0, 1, confidence=0), "confidence"),
+        (lambda _: paired_rate_difference([0, 1], [0, 0.5]), "0 and 1"),
+        (lambda _: paired_rate_difference([0, 1], [0]), "prompts"),
+        (lambda _: var_interval([1.0], 2.0), "tail_mass"),
+    ],
+)
+def test_bad_input_is_named(call, said):
+    with pytest.raises(InputError, match=said):
+        call(np.random.default_rng(0))
