@@ -1,0 +1,253 @@
+"""Process heads: what a prefix's hidden state says about the final reward and cost.
+
+At most ~100 linear features of the final (post-norm) hidden state, then a tiny network per ensemble
+member on those, all members in one batched product. Three outputs, each valid by construction:
+
+- reward: E[R | prefix];
+- hinge: h(ν_j) = E[(C − ν_j)₊ | prefix] on a grid ν_1 < … < ν_J, which is ≥ 0, non-increasing
+  with slope in [−1, 0], and convex in ν: h(ν_J) is a softplus and the slopes are −s_j with
+  1 ≥ s_1 ≥ s_2 ≥ … ≥ 0 as running products of sigmoids (s_j is the mean of P(C > ν) between ν_j
+  and ν_{j+1});
+- quantiles of C: the first plus cumulative softplus steps, so they never cross.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailguard.errors import InputError
+from tailguard.models.tensor_file import read_tensors, write_tensors
+
+_FORMAT = "tailguard.process_heads/1"
+
+
+@dataclass(frozen=True)
+class HeadPrediction:
+    """Predictions for n prefixes by M members.
+
+    Attributes:
+        reward: mean of the final reward [n, M].
+        hinge: E(C − ν_j)₊ on the grid [n, M, J]; ≥ 0, non-increasing and convex in ν_j.
+        quantiles: quantiles of the final cost [n, M, Q], non-decreasing.
+    """
+
+    reward: Float[Tensor, "n members"]
+    hinge: Float[Tensor, "n members thresholds"]
+    quantiles: Float[Tensor, "n members levels"]
+
+    def expected_penalty(
+        self, thresholds_grid: Float[Tensor, " thresholds"], threshold: float, tail_mass: float
+    ) -> Float[Tensor, "n members"]:
+        """E φ_ν(C) = ν + E(C − ν)₊ / α for ν = ``threshold``, α = ``tail_mass``.
+
+        Between grid points the hinge is interpolated linearly: never below the truth, as it is
+        convex. Below the grid it continues with slope −1 (exact where the cost exceeds ν_1 almost
+        surely). Above it, it stays at its last value: an upper bound, as it is non-increasing.
+
+        Raises:
+            InputError: ``tail_mass`` outside (0, 1].
+        """
+        if not 0.0 < tail_mass <= 1.0:
+            raise InputError(f"tail_mass: {tail_mass}; must lie in (0, 1]")
+        return threshold + interpolate_hinge(self.hinge, thresholds_grid, threshold) / tail_mass
+
+
+def interpolate_hinge(
+    hinge: Float[Tensor, "*batch thresholds"],
+    thresholds_grid: Float[Tensor, " thresholds"],
+    threshold: float,
+) -> Float[Tensor, "*batch"]:
+    """E(C − ν)₊ at ν = ``threshold`` from its values on an increasing grid."""
+    grid = thresholds_grid.to(hinge)
+    below = float(grid[0]) - threshold
+    if below >= 0.0:
+        return hinge[..., 0] + below
+    if threshold >= float(grid[-1]):
+        return hinge[..., -1]
+    right = int(torch.searchsorted(grid, torch.tensor(threshold).to(grid)).clamp(min=1))
+    share = (threshold - grid[right - 1]) / (grid[right] - grid[right - 1])
+    return torch.lerp(hinge[..., right - 1], hinge[..., right], share)
+
+
+class ProcessHeads(nn.Module):
+    """An ensemble of reward and cost heads on hidden states.
+
+    Attributes:
+        thresholds: the grid ν_1 < … < ν_J [J].
+        quantile_levels: increasing levels in (0, 1) [Q].
+        base_hash: hash of the base model whose hidden states these are; empty if not set.
+        policy_hash: hash of the policy (adapter) that continues the prefix; empty if not set.
+    """
+
+    thresholds: Tensor
+    quantile_levels: Tensor
+    reward_scale: Tensor
+    cost_scale: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        thresholds: Float[Tensor, " thresholds"],
+        quantile_levels: Float[Tensor, " levels"],
+        *,
+        num_members: int = 4,
+        num_features: int = 64,
+        width: int = 32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Fresh heads, their starting weights drawn with ``generator``.
+
+        Raises:
+            InputError: a grid that is not increasing, levels outside (0, 1), or sizes below 1.
+        """
+        super().__init__()
+        _require_increasing("thresholds", thresholds, least=2)
+        _require_increasing("quantile_levels", quantile_levels, least=1)
+        if float(quantile_levels[0]) <= 0.0 or float(quantile_levels[-1]) >= 1.0:
+            raise InputError(f"quantile_levels: {_listed(quantile_levels)}; must lie in (0, 1)")
+        sizes = {
+            "hidden_size": hidden_size,
+            "num_members": num_members,
+            "num_features": num_features,
+            "width": width,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"{name}: {size}; must be at least 1")
+        num_outputs = 1 + len(thresholds) + len(quantile_levels)
+
+        def drawn(*shape: int, fan_in: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) * fan_in**-0.5)
+
+        self.feature_weight = drawn(num_features, hidden_size, fan_in=hidden_size)
+        self.feature_bias = nn.Parameter(torch.zeros(num_features))
+        self.inner_weight = drawn(num_members, num_features, width, fan_in=num_features)
+        self.inner_bias = nn.Parameter(torch.zeros(num_members, width))
+        self.outer_weight = drawn(
+            num_members, num_features + width, num_outputs, fan_in=num_features + width
+        )
+        self.outer_bias = nn.Parameter(torch.zeros(num_members, num_outputs))
+        self.register_buffer("thresholds", thresholds.detach().float().clone())
+        self.register_buffer("quantile_levels", quantile_levels.detach().float().clone())
+        self.register_buffer("reward_scale", torch.tensor([0.0, 1.0]))
+        self.register_buffer("cost_scale", torch.tensor([0.0, 1.0]))
+        self.base_hash = ""
+        self.policy_hash = ""
+
+    @property
+    def num_members(self) -> int:
+        """Members of the ensemble (M)."""
+        return int(self.inner_weight.shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states these heads read (D)."""
+        return int(self.feature_weight.shape[1])
+
+    def features(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n features"]:
+        """The linear features: what a stock engine can serve as extra rows of its output matrix."""
+        return functional.linear(hidden.float(), self.feature_weight, self.feature_bias)
+
+    def forward(self, hidden: Float[Tensor, "n hidden"]) -> HeadPrediction:
+        """Predictions with gradients; see `predict`."""
+        return self.from_features(self.features(hidden))
+
+    def from_features(self, features: Float[Tensor, "n features"]) -> HeadPrediction:
+        """Predictions from the linear features alone."""
+        members = features.expand(self.num_members, -1, -1)
+        inner = functional.silu(
+            torch.baddbmm(self.inner_bias.unsqueeze(1), members, self.inner_weight)
+        )
+        raw = torch.baddbmm(
+            self.outer_bias.unsqueeze(1), torch.cat([members, inner], dim=-1), self.outer_weight
+        ).transpose(0, 1)
+        num_thresholds = self.thresholds.numel()
+        hinge, quantiles = raw[..., 1 : 1 + num_thresholds], raw[..., 1 + num_thresholds :]
+        return HeadPrediction(
+            reward=self.reward_scale[0] + self.reward_scale[1] * raw[..., 0],
+            hinge=self._hinge(hinge),
+            quantiles=self._quantiles(quantiles),
+        )
+
+    @torch.no_grad()
+    def predict(self, hidden: Float[Tensor, "n hidden"]) -> HeadPrediction:
+        """Predictions for hidden states, in one batched pass over all members.
+
+        Raises:
+            InputError: hidden states of another width.
+        """
+        if hidden.shape[-1] != self.hidden_size:
+            raise InputError(
+                f"hidden: width {hidden.shape[-1]}; these heads read {self.hidden_size}"
+            )
+        return self(hidden)
+
+    def _hinge(self, raw: Tensor) -> Tensor:
+        steps = self.thresholds.diff()
+        survival = functional.logsigmoid(raw[..., :-1]).cumsum(dim=-1).exp()
+        rise = (survival * steps).flip(-1).cumsum(dim=-1).flip(-1)
+        last = functional.softplus(raw[..., -1:]) * self.cost_scale[1]
+        return torch.cat([last + rise, last], dim=-1)
+
+    def _quantiles(self, raw: Tensor) -> Tensor:
+        steps = torch.cat([raw[..., :1], functional.softplus(raw[..., 1:])], dim=-1)
+        return self.cost_scale[0] + self.cost_scale[1] * steps.cumsum(dim=-1)
+
+    def require_policy(self, base_hash: str, policy_hash: str) -> None:
+        """Raise `InputError` unless these heads were fitted on this base and policy."""
+        if (self.base_hash, self.policy_hash) != (base_hash, policy_hash):
+            raise InputError(
+                f"process heads: fitted for base {self.base_hash or 'unknown'}, policy"
+                f" {self.policy_hash or 'unknown'}; this is base {base_hash}, policy {policy_hash}."
+                " Fit the values again for this policy"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, with the hashes in its metadata."""
+        metadata = {
+            "format": _FORMAT,
+            "base_hash": self.base_hash,
+            "policy_hash": self.policy_hash,
+        }
+        write_tensors(path, self.state_dict(), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ProcessHeads:
+        """Read heads written by `save`.
+
+        Raises:
+            InputError: missing, unreadable, or not process heads.
+        """
+        tensors, metadata = read_tensors(path)
+        if metadata.get("format") != _FORMAT:
+            raise InputError(f"{path}: holds {metadata.get('format')}, not {_FORMAT}")
+        num_members, num_features, width = tensors["inner_weight"].shape
+        heads = cls(
+            tensors["feature_weight"].shape[1],
+            tensors["thresholds"],
+            tensors["quantile_levels"],
+            num_members=num_members,
+            num_features=num_features,
+            width=width,
+        )
+        heads.load_state_dict(tensors)
+        heads.base_hash = metadata["base_hash"]
+        heads.policy_hash = metadata["policy_hash"]
+        return heads.eval()
+
+
+def _require_increasing(name: str, values: Tensor, least: int) -> None:
+    if values.ndim != 1 or len(values) < least or not bool((values.diff() > 0).all()):
+        raise InputError(
+            f"{name}: {_listed(values)}; give at least {least} strictly increasing numbers"
+        )
+
+
+def _listed(values: Tensor) -> str:
+    return ", ".join(f"{float(value):.4g}" for value in values.flatten())
