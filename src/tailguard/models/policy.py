@@ -7,7 +7,7 @@ A tokenizer with a chat template renders prompts as chats; one without continues
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,10 +17,8 @@ from jaxtyping import Bool, Int
 from jinja2 import TemplateError
 from torch import Tensor
 
+from tailguard.data import Prompt
 from tailguard.errors import InputError
-
-Prompt = str | Sequence[Mapping[str, str]]
-"""A user message, or chat messages with ``role`` and ``content``."""
 
 _UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where they know no limit
 

@@ -1,0 +1,220 @@
+"""Answers that are served, and the rule that serves or withholds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailguard.data import Prompt
+from tailguard.decoding.guidance import GuidedResponse
+from tailguard.decoding.setting import DecodingSetting
+from tailguard.errors import InputError
+from tailguard.models.scorer import Scorer
+
+SCORE_UNAVAILABLE = "score unavailable"
+"""Reason of an abstention where a scorer, a head or the model gave no finite number."""
+
+_QUANTILE_LEVELS = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What an ensemble makes of one answer.
+
+    Attributes:
+        mean: over members; the score.
+        std: sample standard deviation over members; None for a single member, whose doubt is
+            unknown.
+        quantiles: over members, by level.
+    """
+
+    mean: float
+    std: float | None
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, served or replaced by the fallback.
+
+    Attributes:
+        text: what is served.
+        abstained: whether it is the fallback.
+        reason: why, where abstained; else empty.
+        reward: of the text; None where it was not scored.
+        cost: of the text; None where its score is unavailable.
+        risk_upper_bound: mean + pessimism·std of the text's cost; +inf where unavailable.
+        certified: whether a certificate covers it.
+        num_candidates: candidates grown side by side.
+        num_tokens_generated: over all candidates.
+        num_forward_passes: model calls that the prompt took part in.
+    """
+
+    text: str
+    abstained: bool
+    reason: str
+    reward: ScoreSummary | None
+    cost: ScoreSummary | None
+    risk_upper_bound: float
+    certified: bool
+    num_candidates: int
+    num_tokens_generated: int
+    num_forward_passes: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything known about a prompt's answer before it is served or withheld.
+
+    Attributes:
+        text: the surviving answer; empty where guidance failed.
+        reward: of it.
+        cost: of it; None where a score is not finite, and then it is never served.
+        cost_bound: mean + pessimism·std of its cost; +inf where unavailable.
+        fallback_reward: of the fallback as an answer to this prompt.
+        fallback_cost: likewise.
+        fallback_bound: likewise.
+        guided: how it was found.
+    """
+
+    text: str
+    reward: ScoreSummary | None
+    cost: ScoreSummary | None
+    cost_bound: float
+    fallback_reward: ScoreSummary | None
+    fallback_cost: ScoreSummary | None
+    fallback_bound: float
+    guided: GuidedResponse
+
+
+def draft_answers(
+    prompts: Sequence[Prompt],
+    guided: Sequence[GuidedResponse],
+    setting: DecodingSetting,
+    *,
+    cost_scorer: Scorer,
+    reward_scorer: Scorer | None = None,
+) -> list[Draft]:
+    """Score the surviving answers and the fallback, failing closed.
+
+    Raises:
+        InputError: a cost scorer of a single member beside pessimism > 0.
+    """
+    best = [g.candidates[0].text if g.candidates else "" for g in guided]
+    alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
+
+    def summaries(scorer: Scorer | None, texts: Sequence[str], rows: Sequence[int]):  # noqa: ANN202
+        found = _score_closed(scorer, [prompts[i] for i in rows], [texts[i] for i in rows])
+        return dict(zip(rows, found, strict=True))
+
+    everything = range(len(prompts))
+    fallback = [setting.fallback] * len(prompts)
+    cost = summaries(cost_scorer, best, alive)
+    reward = summaries(reward_scorer, best, alive)
+    fallback_cost = summaries(cost_scorer, fallback, everything)
+    fallback_reward = summaries(reward_scorer, fallback, everything)
+    drafts: list[Draft] = []
+    for i, g in enumerate(guided):
+        known = cost.get(i) is not None and (reward_scorer is None or reward.get(i) is not None)
+        own_cost = cost.get(i) if known else None
+        drafts.append(
+            Draft(
+                text=best[i],
+                reward=reward.get(i) if known else None,
+                cost=own_cost,
+                cost_bound=_upper_bound(own_cost, setting.pessimism),
+                fallback_reward=fallback_reward[i],
+                fallback_cost=fallback_cost[i],
+                fallback_bound=_upper_bound(fallback_cost[i], setting.pessimism),
+                guided=g,
+            )
+        )
+    return drafts
+
+
+def settle(draft: Draft, setting: DecodingSetting, *, certified: bool = False) -> Answer:
+    """Serve the draft if its upper bound meets the acceptance level; else the fallback."""
+    accepted = draft.cost is not None and draft.cost_bound <= setting.acceptance_level
+    served = Answer(
+        text=draft.text,
+        abstained=False,
+        reason="",
+        reward=draft.reward,
+        cost=draft.cost,
+        risk_upper_bound=draft.cost_bound,
+        certified=certified,
+        num_candidates=draft.guided.num_candidates,
+        num_tokens_generated=draft.guided.num_tokens_generated,
+        num_forward_passes=draft.guided.num_forward_passes,
+    )
+    if accepted:
+        return served
+    reason = (
+        SCORE_UNAVAILABLE
+        if draft.cost is None
+        else f"upper bound on cost {draft.cost_bound:.4g} is above the acceptance level "
+        f"{setting.acceptance_level:.4g}"
+    )
+    return replace(
+        served,
+        text=setting.fallback,
+        abstained=True,
+        reason=reason,
+        reward=draft.fallback_reward,
+        cost=draft.fallback_cost,
+        risk_upper_bound=draft.fallback_bound,
+        certified=certified and draft.fallback_cost is not None,
+    )
+
+
+def _upper_bound(cost: ScoreSummary | None, pessimism: float) -> float:
+    if cost is None:
+        return math.inf
+    if pessimism == 0.0:
+        return cost.mean
+    if cost.std is None:
+        raise InputError(
+            f"pessimism: {pessimism} needs a cost scorer of at least 2 members; one member does "
+            "not know its doubt. Fit an ensemble, or set pessimism to 0"
+        )
+    return cost.mean + pessimism * cost.std
+
+
+SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def _score_closed(
+    scorer: Scorer | None, prompts: Sequence[Prompt], responses: Sequence[str]
+) -> list[ScoreSummary | None]:
+    """A summary for each answer, None where no finite score can be had.
+
+    If the whole batch fails, each answer is tried alone, so that one does not take the others down.
+    """
+    if scorer is None or len(prompts) == 0:
+        return [None] * len(prompts)
+    try:
+        scores = np.asarray(scorer.score(prompts, responses), dtype=np.float64)
+        if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
+            return [None] * len(prompts)
+        return [_summary(members) for members in scores]
+    except SCORER_FAILURES:
+        if len(prompts) == 1:
+            return [None]
+        pairs = zip(prompts, responses, strict=True)
+        return [_score_closed(scorer, [p], [r])[0] for p, r in pairs]
+
+
+def _summary(members: np.ndarray) -> ScoreSummary | None:
+    if not np.isfinite(members).all():
+        return None
+    quantiles = np.quantile(members, _QUANTILE_LEVELS)
+    return ScoreSummary(
+        mean=float(members.mean()),
+        std=float(members.std(ddof=1)) if members.size > 1 else None,
+        quantiles={
+            f"{level:g}": float(q) for level, q in zip(_QUANTILE_LEVELS, quantiles, strict=True)
+        },
+    )

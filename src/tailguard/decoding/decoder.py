@@ -1,0 +1,200 @@
+"""The decoder: a request for a risk level becomes answers, guided, checked, or withheld."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tailguard.data import Prompt
+from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle
+from tailguard.decoding.blockwise import guide_responses
+from tailguard.decoding.guidance import Guidance
+from tailguard.decoding.pessimism import (
+    PrefixHeads,
+    PrefixScore,
+    PrefixScorer,
+    pessimistic_scorer,
+)
+from tailguard.decoding.sampling import SamplingLaw, prompt_seeds
+from tailguard.decoding.setting import (
+    CalibratedProfile,
+    DecodingSetting,
+    match_profile,
+    name_measure,
+)
+from tailguard.decoding.stepping import DecodingPolicy
+from tailguard.errors import InputError
+from tailguard.models.policy import Policy
+from tailguard.models.scorer import Scorer
+from tailguard.risk import RiskMeasure
+
+
+@dataclass(frozen=True)
+class GuidedPolicy:
+    """A policy to decode from, with the process heads fitted for it.
+
+    Attributes:
+        policy: one model or a mix.
+        heads: None where only single candidates are drawn.
+    """
+
+    policy: Policy | DecodingPolicy
+    heads: PrefixHeads | None
+
+
+class Decoder:
+    """Risk-bounded answers from guided policies.
+
+    An answer depends on its prompt, its seed and its place in the list, and not on the other
+    prompts of the call, up to floating-point differences between batch shapes (which a token can
+    turn on); the same call gives the same texts.
+
+    Fails closed: where a head, a scorer or the model gives no finite number, the answer is an
+    abstention.
+    """
+
+    def __init__(
+        self,
+        policies: Mapping[str, GuidedPolicy],
+        profiles: Sequence[CalibratedProfile],
+        *,
+        cost_scorer: Scorer,
+        reward_scorer: Scorer | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            policies: by the names that settings use.
+            profiles: the calibrated grid; the first is what a request without a measure gets.
+            cost_scorer: ensemble that decides whether a finished answer is served.
+            reward_scorer: reported beside it.
+            batch_size: rows (prompts × candidates) in one forward pass.
+
+        Raises:
+            InputError: no profiles, or one whose policy is not there or lacks the heads it needs.
+        """
+        if len(profiles) == 0:
+            raise InputError("profiles: empty; give at least one calibrated profile")
+        for profile in profiles:
+            setting = profile.setting
+            if setting.policy not in policies:
+                raise InputError(
+                    f"policy: {setting.policy!r} of a profile; there are {sorted(policies)}"
+                )
+            _guidance(policies[setting.policy], setting)
+        self._policies = dict(policies)
+        self._profiles = tuple(profiles)
+        self._cost_scorer = cost_scorer
+        self._reward_scorer = reward_scorer
+        self._batch_size = batch_size
+
+    @property
+    def profiles(self) -> tuple[CalibratedProfile, ...]:
+        """The calibrated grid."""
+        return self._profiles
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        measure: RiskMeasure | None = None,
+        budget: float | None = None,
+        max_candidates: int | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> list[Answer]:
+        """One answer a prompt at the asked risk level, or the next stricter calibrated one.
+
+        Args:
+            prompts: at least one.
+            measure: the risk measure; with ``budget``, or neither for the first profile.
+            budget: d, the limit on it.
+            max_candidates: K in place of the calibrated one; answers are then not certified.
+            seed: one for the call, or one for each prompt.
+
+        Raises:
+            InputError: a measure without a budget or a budget without a measure, or wrong prompts.
+            InfeasibleError: nothing calibrated is as strict.
+        """
+        if (measure is None) != (budget is None):
+            raise InputError("measure and budget: give both, or neither for the default profile")
+        profile = self._profiles[0]
+        if measure is not None and budget is not None:
+            profile = match_profile(self._profiles, *name_measure(measure), budget)
+        setting = profile.setting
+        certified = profile.covers(profile.budget if budget is None else budget)
+        if max_candidates is not None and max_candidates != setting.max_candidates:
+            setting, certified = replace(setting, max_candidates=max_candidates), False
+        drafts = self.draft(prompts, setting, seed=seed)
+        return [settle(draft, setting, certified=certified) for draft in drafts]
+
+    def draft(
+        self,
+        prompts: Sequence[Prompt],
+        setting: DecodingSetting,
+        *,
+        seed: int | Sequence[int] = 0,
+    ) -> list[Draft]:
+        """Find and score answers under any setting, without deciding whether to serve them.
+
+        What calibration uses: the acceptance level plays no part here.
+
+        Raises:
+            InputError: as in `generate`, or an unknown policy.
+        """
+        if setting.policy not in self._policies:
+            raise InputError(f"policy: {setting.policy!r}; there are {sorted(self._policies)}")
+        guided_policy = self._policies[setting.policy]
+        guided = guide_responses(
+            guided_policy.policy,
+            prompts,
+            _guidance(guided_policy, setting),
+            max_new_tokens=setting.max_new_tokens,
+            law=SamplingLaw(setting.temperature, setting.top_p),
+            seeds=prompt_seeds(seed, len(prompts)) if isinstance(seed, int) else seed,
+            batch_size=self._batch_size,
+        )
+        return draft_answers(
+            prompts,
+            guided,
+            setting,
+            cost_scorer=self._cost_scorer,
+            reward_scorer=self._reward_scorer,
+        )
+
+
+def _guidance(guided_policy: GuidedPolicy, setting: DecodingSetting) -> Guidance:
+    scorer: PrefixScorer | None = None
+    if guided_policy.heads is not None:
+        scorer = _fail_closed(
+            pessimistic_scorer(
+                guided_policy.heads,
+                threshold=setting.threshold,
+                tail_mass=setting.tail_mass,
+                pessimism=setting.pessimism,
+            )
+        )
+    return Guidance(
+        num_candidates=setting.max_candidates,
+        block_tokens=setting.block_tokens,
+        score_prefix=scorer,
+        multiplier=setting.multiplier,
+    )
+
+
+def _fail_closed(score_prefix: PrefixScorer) -> PrefixScorer:
+    """Scores that are NaN where the heads raise; wrong input is still told."""
+
+    def score(hidden: Tensor) -> PrefixScore:
+        try:
+            return score_prefix(hidden)
+        except InputError:
+            raise
+        except SCORER_FAILURES:
+            unknown = torch.full((hidden.shape[0],), float("nan"), device=hidden.device)
+            return PrefixScore(unknown, unknown)
+
+    return score
