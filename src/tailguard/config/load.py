@@ -42,7 +42,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _with_absolute_paths(recipe, path.resolve().parent)
 
 
-def _override(fields: dict[str, Any], override: str) -> None:
+def _override(fields: dict[Any, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {override}: give key=value, e.g. --set bank.num_samples=32")
@@ -68,7 +68,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
 def _inside(section: Any, name: str) -> Any:
     """What stands in a section under a name, made if it is not there; None if there is no such."""
     if isinstance(section, dict):
-        known = cast("dict[str, Any]", section)
+        known = cast("dict[Any, Any]", section)
         if known.get(name) is None:
             known[name] = {}
         return known[name]
@@ -85,7 +85,8 @@ def _message(error: ValidationError, path: Path, node: Any, overrides: Sequence[
     line = line_of(node, key)
     where = f"{path}, line {line}" if line else f"{path}"
     for override in overrides:
-        if f"{name}.".startswith(override.partition("=")[0] + "."):
+        set_key = override.partition("=")[0] + "."
+        if f"{name}.".startswith(set_key) or (not line and set_key.startswith(f"{name}.")):
             where = f"--set {override}"
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key '{name}'; the nearest valid key is '{_nearest(key, models)}'"

@@ -31,7 +31,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
     return yaml.load(text, Loader=_Loader), node
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], Any]:
+def read_yaml(path: Path) -> tuple[dict[Any, Any], Any]:
     """The mapping in a YAML file, and its tree of nodes.
 
     Raises:
@@ -53,7 +53,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Any]:
     _require_keys_once(path, node)
     if value is not None and not isinstance(value, dict):
         raise InputError(f"{path}, line 1: a recipe is a mapping of keys to values")
-    return cast("dict[str, Any]", value or {}), node
+    return cast("dict[Any, Any]", value or {}), node
 
 
 def line_of(node: Any, key: tuple[str | int, ...]) -> int | None:
