@@ -164,7 +164,7 @@ def _is_chat(value: Any) -> bool:
         and (_is_text(content := cast(Any, message).get("content")) or content == "")
         for message in messages
     )
-    return well_formed and bool(messages) and _is_text(messages[-1]["content"])
+    return well_formed and bool(messages) and _is_text(cast(Any, messages[-1])["content"])
 
 
 def _is_text(value: Any) -> bool:
