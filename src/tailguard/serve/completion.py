@@ -1,0 +1,63 @@
+"""Answers as OpenAI's chat completions, whole or as events."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Fields = Mapping[str, Any]
+
+
+def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
+    """One completion with a choice for each answer.
+
+    ``tailguard`` stands in every choice, and the first choice's also beside them.
+    """
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": answer["text"], "refusal": None},
+            "logprobs": None,
+            "finish_reason": _finish_reason(answer),
+            "tailguard": answer,
+        }
+        for index, answer in enumerate(answers)
+    ]
+    return {**_header(model, "chat.completion"), "choices": choices, "tailguard": answers[0]}
+
+
+def chat_events(model: str, answers: Sequence[Fields]) -> Iterator[str]:
+    """Server-sent events of answers that were accepted before the first event is made."""
+    header = _header(model, "chat.completion.chunk")
+    for index, answer in enumerate(answers):
+        opening = {"role": "assistant", "content": answer["text"]}
+        yield _event({**header, "choices": [_delta(index, opening, None)]})
+        closing = _delta(index, {}, _finish_reason(answer)) | {"tailguard": answer}
+        yield _event({**header, "choices": [closing], "tailguard": answer})
+    yield "data: [DONE]\n\n"
+
+
+def _header(model: str, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
+
+
+def _delta(index: int, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _finish_reason(answer: Fields) -> str:
+    if answer["abstained"]:
+        return "content_filter"
+    return "stop" if answer.get("finished", True) else "length"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, allow_nan=False)}\n\n"

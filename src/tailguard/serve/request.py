@@ -1,0 +1,220 @@
+"""The body of a chat completion, checked, and what it asks the decoder for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tailguard.data import Prompt
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+from tailguard.serve.failures import bad_request
+from tailguard.serve.guarded import GuardedDecoder, accepted_settings, calibrated_values
+
+Count = Annotated[int, Field(ge=1)]
+
+# Fields that change no answer.
+_WITHOUT_EFFECT = {
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream_options",
+    "top_logprobs",
+    "user",
+}
+# Fields that would change the answer, and the values at which they do not.
+_WITHOUT_EFFECT_AT: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+}
+_ROLES = {"developer": "system"}
+_LARGEST_SEED = 2**63
+# Decoders match an entropic request by θ; the bound is the one they were calibrated with.
+_ANY_COST_BOUND = 1e300
+
+
+class Options(BaseModel):
+    """The risk asked for: our fields of ``extra_body``.
+
+    Attributes:
+        measure: which risk.
+        tail_mass: α.
+        budget: d.
+        max_candidates: K.
+        token_price: price of a token, in reward.
+        weight: κ of mean-CVaR.
+        theta: θ of the entropic risk.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    measure: Literal["cvar", "mean", "mean-cvar", "entropic"] | None = None
+    tail_mass: Annotated[float, Field(gt=0, le=1)] | None = None
+    budget: float | None = None
+    max_candidates: Count | None = None
+    token_price: Annotated[float, Field(ge=0)] | None = None
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    theta: Annotated[float, Field(gt=0)] = 1.0
+
+    def risk_measure(self) -> RiskMeasure | None:
+        """The measure; None where nothing is asked for and the decoder's first profile holds."""
+        if self.measure is None and self.tail_mass is None and self.budget is None:
+            return None
+        name = self.measure or "cvar"
+        if self.budget is None:
+            raise bad_request("tailguard: give budget too", param="tailguard.budget")
+        if name == "mean":
+            return Mean()
+        if name == "entropic":
+            return Entropic(self.theta, _ANY_COST_BOUND)
+        if self.tail_mass is None:
+            raise bad_request(
+                f"tailguard: measure {name} needs tail_mass", param="tailguard.tail_mass"
+            )
+        return CVaR(self.tail_mass) if name == "cvar" else MeanCVaR(self.tail_mass, self.weight)
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is understood."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """All its text."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+    @model_validator(mode="after")
+    def _encodable(self) -> Message:
+        self.text.encode()  # a lone surrogate has no UTF-8
+        return self
+
+
+class ChatRequest(BaseModel):
+    """A chat completion; fields as OpenAI's."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: int | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    stream: bool | None = None
+    tailguard: Options | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """Answers asked for."""
+        return self.n or 1
+
+    def prompt(self) -> Prompt:
+        """What the decoder reads: the text of a lone user message, else the messages."""
+        messages = [
+            {"role": _ROLES.get(message.role, message.role), "content": message.text}
+            for message in self.messages
+        ]
+        if messages[-1]["role"] != "user":
+            raise bad_request("the last message must be the user's", param="messages")
+        return messages[0]["content"] if len(messages) == 1 else messages
+
+    def check_extras(self) -> None:
+        """Refuse fields that would change the answer but cannot.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        extras: Mapping[str, Any] = self.model_extra or {}
+        for name, value in extras.items():
+            if value is None or name in _WITHOUT_EFFECT:
+                continue
+            if not any(value == neutral for neutral in _WITHOUT_EFFECT_AT.get(name, ())):
+                raise _unsupported(name)
+
+    def settings(self, decoder: GuardedDecoder, fresh_seed: int) -> dict[str, Any]:
+        """Keyword arguments for ``generate``.
+
+        Sampling settings that equal the calibrated ones are left out, as is a token limit that
+        calibrated answers never reach.
+
+        Args:
+            decoder: to be asked.
+            fresh_seed: used where the request gives none.
+
+        Raises:
+            ApiError: 400, for a setting that this decoder does not take.
+        """
+        options = self.tailguard or Options()
+        seed = fresh_seed if self.seed is None else self.seed
+        asked: dict[str, Any] = {
+            "measure": options.risk_measure(),
+            "budget": options.budget,
+            "max_candidates": options.max_candidates,
+            "seed": seed % _LARGEST_SEED,
+        }
+        optional: dict[str, tuple[str, Any]] = {
+            "token_price": ("tailguard.token_price", options.token_price or None),
+            "temperature": ("temperature", self._changed(decoder, "temperature")),
+            "top_p": ("top_p", self._changed(decoder, "top_p")),
+            "max_new_tokens": ("max_tokens", self._shorter(decoder)),
+            "stop": ("stop", [self.stop] if isinstance(self.stop, str) else self.stop or None),
+        }
+        known = accepted_settings(decoder)
+        for name, (field, value) in optional.items():
+            if value is None:
+                continue
+            if known is not None and name not in known:
+                raise _unsupported(field)
+            asked[name] = value
+        return asked
+
+    def _changed(self, decoder: GuardedDecoder, name: str) -> float | None:
+        value: float | None = getattr(self, name)
+        return None if value is None or calibrated_values(decoder, name) == {value} else value
+
+    def _shorter(self, decoder: GuardedDecoder) -> int | None:
+        limits = [m for m in (self.max_tokens, self.max_completion_tokens) if m is not None]
+        if not limits:
+            return None
+        calibrated = calibrated_values(decoder, "max_new_tokens")
+        limit = min(limits)
+        return None if calibrated and limit >= max(calibrated) else limit
+
+
+def _unsupported(name: str) -> Exception:
+    return bad_request(
+        f"{name}: this server cannot honour it; leave it out",
+        param=name,
+        code="unsupported_parameter",
+    )

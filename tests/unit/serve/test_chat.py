@@ -1,0 +1,181 @@
+"""Answers through the official client."""
+
+import threading
+
+import pytest
+
+from tailguard.errors import InputError
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR
+from tailguard.serve import create_app, read_api_keys
+
+from .conftest import answer_fields
+
+
+def test_one_prompt_at_two_risk_levels(decoder, serve, ask):
+    client = serve(decoder)
+    strict = ask(client, tailguard={"measure": "cvar", "tail_mass": 0.05, "budget": -0.5})
+    loose = ask(client, tailguard={"measure": "cvar", "tail_mass": 0.25, "budget": 0.5})
+
+    assert strict.choices[0].message.content == "careful 0"
+    assert loose.choices[0].message.content == "bold 0"
+    assert [seen["measure"] for seen in decoder.seen] == [CVaR(0.05), CVaR(0.25)]
+    assert [seen["budget"] for seen in decoder.seen] == [-0.5, 0.5]
+    assert [seen["prompts"] for seen in decoder.seen] == [["hello"], ["hello"]]
+
+
+def test_answer_carries_the_fields_of_generate(decoder, serve, ask):
+    completion = ask(serve(decoder))
+    expected = answer_fields("bold 0") | {"risk_upper_bound": None}  # JSON has no infinity
+    assert completion.model_extra["tailguard"] == expected
+    assert completion.choices[0].model_extra["tailguard"] == expected
+    assert completion.choices[0].finish_reason == "stop"
+    assert (completion.object, completion.model) == ("chat.completion", "guarded")
+
+
+def test_abstention_is_a_content_filter(decoder, serve, ask):
+    decoder.made = answer_fields("no", abstained=True)
+    choice = ask(serve(decoder)).choices[0]
+    assert choice.finish_reason == "content_filter"
+    assert choice.message.content == "no"
+    assert choice.model_extra["tailguard"]["reason"] == "too risky"
+
+
+def test_cut_answer_ends_by_length(decoder, serve, ask):
+    decoder.made = answer_fields(finished=False)
+    assert ask(serve(decoder)).choices[0].finish_reason == "length"
+
+
+def test_n_gives_that_many_choices_of_one_call(decoder, serve, ask):
+    completion = ask(serve(decoder), n=3, seed=7)
+    assert [c.message.content for c in completion.choices] == ["bold 0", "bold 1", "bold 2"]
+    assert [c.index for c in completion.choices] == [0, 1, 2]
+    assert decoder.seen[0]["prompts"] == ["hello"] * 3
+    assert decoder.seen[0]["seed"] == 7
+
+
+def test_requests_without_seed_differ(decoder, serve, ask):
+    client = serve(decoder)
+    ask(client)
+    ask(client)
+    assert decoder.seen[0]["seed"] != decoder.seen[1]["seed"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64 + 3])
+def test_seed_of_any_size(decoder, serve, ask, seed):
+    ask(serve(decoder), seed=seed)
+    assert 0 <= decoder.seen[0]["seed"] < 2**63
+
+
+def test_chat_becomes_messages_and_parts_become_text(decoder, serve, ask):
+    parts = [{"type": "text", "text": "how "}, {"type": "text", "text": "now"}]
+    messages = [
+        {"role": "developer", "content": "be kind"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": parts},
+    ]
+    ask(serve(decoder), messages=messages)
+    assert decoder.seen[0]["prompts"] == [
+        [
+            {"role": "system", "content": "be kind"},
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"},
+            {"role": "user", "content": "how now"},
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "measure"),
+    [
+        ({"measure": "mean", "budget": 0}, Mean()),
+        ({"tail_mass": 0.1, "budget": 0.1}, CVaR(0.1)),
+        ({"measure": "mean-cvar", "tail_mass": 0.1, "budget": 0.1}, MeanCVaR(0.1, 0.5)),
+        ({"measure": "entropic", "theta": 2, "budget": 0.1}, Entropic(2.0, 1e300)),
+        ({"max_candidates": 3}, None),
+    ],
+)
+def test_measures(decoder, serve, ask, options, measure):
+    ask(serve(decoder), tailguard=options)
+    assert decoder.seen[0]["measure"] == measure
+    assert decoder.seen[0]["max_candidates"] == options.get("max_candidates")
+
+
+def test_token_limit_is_passed_on_only_where_it_binds(decoder, serve, ask):
+    client = serve(decoder)
+    for limits in ({"max_tokens": 48}, {"max_tokens": 900, "max_completion_tokens": 5}):
+        ask(client, **limits)
+    assert [seen["max_new_tokens"] for seen in decoder.seen] == [None, 5]
+
+
+def test_sampling_as_calibrated_is_no_change(decoder, serve, ask):
+    ask(serve(decoder), temperature=1, top_p=1.0, frequency_penalty=0, user="me", logprobs=False)
+    assert len(decoder.seen) == 1
+
+
+def test_decoder_that_takes_more_is_given_more(serve, ask):
+    class Willing:
+        def generate(self, prompts, **settings):
+            seen.append(settings)
+            return [type("A", (), {"to_dict": lambda _: answer_fields()})() for _ in prompts]
+
+    seen = []
+    ask(
+        serve(Willing()),
+        temperature=0.5,
+        top_p=0.9,
+        stop="end",
+        max_tokens=9,
+        tailguard={"token_price": 0.1},
+    )
+    expected = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "stop": ["end"],
+        "max_new_tokens": 9,
+        "token_price": 0.1,
+    }
+    assert expected.items() <= seen[0].items()
+
+
+def test_stream_sends_the_accepted_answer(decoder, serve, ask):
+    chunks = list(ask(serve(decoder), stream=True, n=2))
+    text = {0: "", 1: ""}
+    for chunk in chunks:
+        for choice in chunk.choices:
+            text[choice.index] += choice.delta.content or ""
+    assert text == {0: "bold 0", 1: "bold 1"}
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices[0].model_extra["tailguard"]["text"] == "bold 1"
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_generation_runs_in_one_other_thread(decoder, serve, ask):
+    client = serve(decoder)
+    ask(client)
+    ask(client)
+    assert decoder.threads[0] is decoder.threads[1]
+    assert decoder.threads[0].name.startswith("decoder")
+    assert decoder.threads[0] is not threading.main_thread()
+
+
+def test_models(decoder, serve):
+    client = serve(decoder)
+    assert [model.id for model in client.models.list()] == ["guarded"]
+    assert client.models.retrieve("guarded").id == "guarded"
+
+
+def test_key_file(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("# ours\n one \n\ntwo\n")
+    assert read_api_keys(path) == ["one", "two"]
+    path.write_text("\n#\n")
+    with pytest.raises(InputError, match="holds no key"):
+        read_api_keys(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_api_keys(tmp_path / "none")
+
+
+def test_no_key_at_all_is_not_an_open_server(decoder):
+    with pytest.raises(InputError, match="api_keys"):
+        create_app(decoder, model_name="guarded", api_keys=[])
