@@ -7,7 +7,7 @@ picked less for being wrong. κ is called ``pessimism``; std is the sample stand
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,6 +31,7 @@ PrefixScorer = Callable[[Tensor], PrefixScore]
 """From the final hidden states of prefixes [n, hidden] to their scores."""
 
 
+@runtime_checkable
 class MemberPrediction(Protocol):
     """What heads say, member by member."""
 
@@ -46,6 +47,7 @@ class MemberPrediction(Protocol):
         ...
 
 
+@runtime_checkable
 class PrefixHeads(Protocol):
     """Process heads, as `tailguard.models` fits them."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,7 @@ class FullPass(NamedTuple):
     hidden: Float[Tensor, "n positions hidden"]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A batch of sequences under way, with their caches."""
 
@@ -63,6 +64,7 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
 class DecodingPolicy(Protocol):
     """Anything that predicts the next token of a batch of rows."""
 
