@@ -1,0 +1,62 @@
+"""What a plan must keep: a measure of the cost, a limit, and which randomness is meant."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from tailguard.errors import InputError
+from tailguard.risk import RiskMeasure
+
+Scope = Literal["pooled", "per_prompt"]
+
+
+@runtime_checkable
+class RiskProfile(Protocol):
+    """Anything that names a measure and a budget, such as a user's profile."""
+
+    @property
+    def measure(self) -> RiskMeasure:
+        """The measure ρ."""
+        ...
+
+    @property
+    def budget(self) -> float:
+        """The limit d."""
+        ...
+
+
+@dataclass(frozen=True)
+class RiskConstraint:
+    """ρ(C) ≤ d.
+
+    Attributes:
+        measure: ρ.
+        budget: d, in units of cost; +∞ asks for nothing.
+        scope: "pooled": C varies over prompts, samples and raters together. "per_prompt": over
+            samples and raters, and the risk is averaged over prompts, E_x ρ(C|x).
+
+    Raises:
+        InputError: the budget is NaN or −∞, the scope unknown, or the measure none.
+    """
+
+    measure: RiskMeasure
+    budget: float | int
+    scope: Scope = "pooled"
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.measure, "penalty", None)):
+            raise InputError(
+                f"measure must be a risk measure such as CVaR(0.1), got {self.measure!r}"
+            )
+        object.__setattr__(self, "budget", float(self.budget))
+        if math.isnan(self.budget) or self.budget == -math.inf:
+            raise InputError(f"budget must be a number, got {self.budget}")
+        if self.scope not in ("pooled", "per_prompt"):
+            raise InputError(f'scope must be "pooled" or "per_prompt", got {self.scope!r}')
+
+
+def as_constraint(profile: RiskConstraint | RiskProfile) -> RiskConstraint:
+    """The profile as a pooled constraint; a constraint as it is."""
+    if isinstance(profile, RiskConstraint):
+        return profile
+    return RiskConstraint(profile.measure, profile.budget)

@@ -1,0 +1,114 @@
+"""The smallest risk that any policy on the bank can reach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from tailguard.planning.bank import SampleBank
+from tailguard.planning.constraint import Scope
+from tailguard.planning.tilt import Threshold, same_threshold, sample_penalty
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure, Spectral, var_rows
+
+_STARTS = 128
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """The smallest reachable risk and the threshold (one a prompt where so scoped) that shows it."""
+
+    risk: float
+    threshold: Threshold
+
+
+def smallest_reachable(bank: SampleBank, measure: RiskMeasure, scope: Scope) -> Reachable:
+    """min_π ρ(C) over all policies on the bank.
+
+    Measures are monotone, so without raters the policy that always takes the cheapest sample is
+    best, exactly. Per prompt with raters it is the sample whose raters' costs have the least risk,
+    exactly. Pooled with raters, E_x min_y φ_ν is descended in ν from a grid of starts.
+    """
+    if bank.rater_weight is None:
+        return _cheapest_samples(measure, scope, _present_cost(bank, bank.cost).min(axis=1))
+    if scope == "per_prompt":
+        return _cheapest_by_raters(bank, measure, bank.rater_weight)
+    return _pooled_with_raters(bank, measure)
+
+
+def row_thresholds(
+    measure: RiskMeasure,
+    costs: Float64[np.ndarray, "rows n"],
+    weights: Float64[np.ndarray, "rows n"],
+) -> Float64[np.ndarray, "rows *k"]:
+    """The minimiser of E φ_ν for each row, [rows], or [rows, K] for a spectral measure."""
+    if isinstance(measure, Spectral):
+        return np.stack([var_rows(costs, weights, a) for a in measure.tail_masses], axis=-1)
+    if isinstance(measure, CVaR | MeanCVaR):
+        return var_rows(costs, weights, measure.tail_mass)
+    if isinstance(measure, Mean | Entropic):  # each its own minimiser
+        return measure.value_rows(costs, weights)
+    return np.array([measure.minimiser(c, w) for c, w in zip(costs, weights, strict=True)])
+
+
+def _cheapest_samples(
+    measure: RiskMeasure, scope: Scope, cheapest: Float64[np.ndarray, "prompts"]
+) -> Reachable:
+    if scope == "pooled":
+        uniform = np.full_like(cheapest, 1.0 / cheapest.size)
+        return Reachable(
+            float(measure.value_rows(cheapest, uniform)), measure.minimiser(cheapest, uniform)
+        )
+    rows = cheapest[:, None]
+    return Reachable(float(cheapest.mean()), row_thresholds(measure, rows, np.ones_like(rows)))
+
+
+def _cheapest_by_raters(
+    bank: SampleBank, measure: RiskMeasure, rater_weight: Float64[np.ndarray, "raters"]
+) -> Reachable:
+    risk = measure.value_rows(bank.cost, np.broadcast_to(rater_weight, bank.cost.shape))
+    chosen = _present_cost(bank, risk).argmin(axis=1)
+    index = np.arange(bank.num_prompts)
+    costs = bank.cost[index, chosen]
+    weights = np.broadcast_to(rater_weight, costs.shape)
+    return Reachable(float(risk[index, chosen].mean()), row_thresholds(measure, costs, weights))
+
+
+def _pooled_with_raters(bank: SampleBank, measure: RiskMeasure) -> Reachable:
+    levels = np.quantile(bank.cost, np.linspace(0.0, 1.0, _STARTS))
+    starts = [same_threshold(measure, float(level)) for level in levels]
+    risks = [_cheapest_at(bank, measure, start)[0] for start in starts]
+    order = sorted(range(len(starts)), key=risks.__getitem__)
+    results = [_descend(bank, measure, starts[i]) for i in order[:4]]
+    return min(results, key=lambda result: result.risk)
+
+
+def _descend(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Reachable:
+    """Alternate the best samples for ν with the best ν for the samples: the risk never rises."""
+    weights = np.empty_like(bank.reward)
+    risk, better = np.inf, True
+    while better:
+        _, chosen = _cheapest_at(bank, measure, threshold)
+        weights[:] = 0.0
+        weights[np.arange(bank.num_prompts), chosen] = 1.0 / bank.num_prompts
+        costs, mass = bank.row_costs().ravel(), bank.row_weights(weights).ravel()
+        now = float(measure.value_rows(costs, mass))
+        better = now < risk - 1e-12
+        if better:
+            risk, threshold = now, measure.minimiser(costs, mass)
+    return Reachable(risk, threshold)
+
+
+def _cheapest_at(
+    bank: SampleBank, measure: RiskMeasure, threshold: Threshold
+) -> tuple[float, Int[np.ndarray, "prompts"]]:
+    """E_x min_y φ_ν and the samples that attain it."""
+    penalty = _present_cost(bank, sample_penalty(bank, measure, threshold))
+    chosen = penalty.argmin(axis=1)
+    return float(penalty[np.arange(bank.num_prompts), chosen].mean()), chosen
+
+
+def _present_cost(
+    bank: SampleBank, values: Float64[np.ndarray, "..."]
+) -> Float64[np.ndarray, "..."]:
+    """The values with +∞ where a sample is left out."""
+    return values if bank.present is None else np.where(bank.present, values, np.inf)

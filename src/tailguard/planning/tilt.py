@@ -1,0 +1,121 @@
+"""Exponential tilts of the reference policy on a bank, and the moments every dual needs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from tailguard.planning.bank import SampleBank
+from tailguard.risk import Mean, RiskMeasure, Spectral
+
+Matrix = Float64[np.ndarray, "prompts samples"]
+Threshold = float | Float64[np.ndarray, "..."]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What one tilt π ∝ π_ref·exp((r − λa)/β) says about the dual at λ.
+
+    With F(λ) = β·E_x log E_ref exp((r − λa)/β), which is convex: F′ = −E_π a, F″ = E_x Var_π(a)/β.
+
+    Attributes:
+        multiplier: λ.
+        log_partition: F(λ).
+        mean: E_π a.
+        curvature: F″(λ).
+    """
+
+    multiplier: float
+    log_partition: float
+    mean: float
+    curvature: float
+
+    def dual(self, margin: float) -> float:
+        """F(λ) + λ·margin: no policy with E a ≤ margin has a larger value."""
+        return self.log_partition + self.multiplier * margin
+
+    def primal(self) -> float:
+        """E r − β·KL of the tilt itself."""
+        return self.log_partition + self.multiplier * self.mean
+
+
+class Tilt:
+    """π_ref·exp(r/β) on a bank, to be tilted further by penalties. Reuses one buffer.
+
+    Attributes:
+        bank: the samples.
+        kl_coef: β.
+        base: log π_ref + r/β.
+        free_weights: the tilt by the reward alone.
+        free_value: its value.
+    """
+
+    def __init__(self, bank: SampleBank, kl_coef: float) -> None:
+        self.bank = bank
+        self.kl_coef = kl_coef
+        self.base: Matrix = bank.log_prob + bank.reward / kl_coef
+        self._buffer = np.empty_like(self.base)
+        self.free_weights, log_mass = self.weights(np.zeros_like(self.base))
+        self.free_value = kl_coef * float(log_mass.mean())
+
+    def moments(self, penalty: Matrix, multiplier: float) -> Moments:
+        """Moments of a = penalty under the tilt at λ = multiplier."""
+        weights = np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
+        log_mass = self._normalise(weights)
+        with np.errstate(over="ignore", invalid="ignore"):  # entropic penalties reach 1e300
+            mean = np.einsum("xi,xi->x", weights, penalty)
+            weights *= penalty
+            square = np.einsum("xi,xi->x", weights, penalty)
+            variance = max(0.0, float((square - mean * mean).mean()))
+        return Moments(
+            multiplier,
+            self.kl_coef * float(log_mass.mean()),
+            float(mean.mean()),
+            variance / self.kl_coef,
+        )
+
+    def weights(self, total_penalty: Matrix) -> tuple[Matrix, Float64[np.ndarray, "prompts"]]:
+        """The tilt by r − total_penalty: its weights, each row summing to 1, and log of its mass."""
+        weights = total_penalty * (-1.0 / self.kl_coef)
+        log_mass = self._normalise(weights)
+        return weights, log_mass
+
+    def _normalise(self, exponent: Matrix) -> Float64[np.ndarray, "prompts"]:
+        """Turns base + exponent into weights in place; returns log of each row's mass."""
+        exponent += self.base
+        peak = exponent.max(axis=1)
+        exponent -= peak[:, None]
+        np.exp(exponent, out=exponent)
+        mass = exponent.sum(axis=1)
+        exponent /= mass[:, None]
+        return np.log(mass) + peak
+
+
+def num_thresholds(measure: RiskMeasure) -> int:
+    """How many ν the measure has: one, or one a CVaR for a spectral mixture."""
+    return len(measure.tail_masses) if isinstance(measure, Spectral) else 1
+
+
+def same_threshold(measure: RiskMeasure, level: float) -> Threshold:
+    """One level as the measure's threshold: repeated for each CVaR of a spectral mixture."""
+    return np.full(num_thresholds(measure), level) if isinstance(measure, Spectral) else level
+
+
+def sample_penalty(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Matrix:
+    """φ_ν(c) of every sample, averaged over raters.
+
+    Args:
+        bank: the samples.
+        measure: ρ.
+        threshold: ν: a number ([K] for a spectral measure), or one a prompt, [prompts] ([prompts, K]).
+    """
+    nu = np.asarray(threshold)
+    vector = isinstance(measure, Spectral)
+    if (
+        nu.ndim == 1 + vector
+    ):  # one a prompt: the prompts' axis stays in front, then samples, raters
+        extra = (1,) * (bank.cost.ndim - 1)
+        nu = nu.reshape(nu.shape[0], *extra, *nu.shape[1:])
+    if isinstance(measure, Mean):
+        return bank.average_raters(bank.cost)
+    return bank.average_raters(measure.penalty(bank.cost, nu))
