@@ -39,8 +39,11 @@ def cvar_intervals(
 ) -> list[Interval]:
     """Intervals for CVaR at several tail masses, from one set of resamples.
 
-    Measured coverage of the nominal 95% at n = 2,000 (α = .01, .05, .1, .25, 1):
-    COVERAGE. With fewer than ten observations in the tail it falls short.
+    Measured coverage of the nominal 95% at n = 2,000 (400 repetitions, ±1%) for α = .01, .05, .1,
+    .25, 1: normal .983 .978 .988 .988 .978; Pareto(2.5) .975 .975 .973 .965 .963; Pareto(3.5)
+    .985 .973 .975 .970 .978; five atoms 1.0 .980 .975 .980 .978. The price is an interval wider
+    than needed where tails are light. With fewer than ten observations in the tail, or a tail
+    heavier than Pareto(2.5), expect less than nominal.
 
     Args:
         costs: [n], independent: one answer a prompt.
@@ -85,6 +88,9 @@ def paired_cvar_differences(
 
     Prompts are resampled, so that what both owe to the prompt cancels; either tail may be the
     heavy one, so both ends are widened. α = 1 is the difference of means.
+
+    Measured coverage of the nominal 95%, as in ``cvar_intervals``: Pareto(2.5) − Pareto(3.5) .932
+    .963 .965 .965 .958; normal − five atoms .998 .985 .980 .980 .973.
 
     Args:
         costs: [n], of the first policy.
