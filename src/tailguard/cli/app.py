@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -14,6 +15,8 @@ from tailguard import __version__
 from tailguard.cli.answer import certify, generate, serve
 from tailguard.cli.run import add_stage_commands, demo, inspect, run
 from tailguard.errors import TailguardError
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     name="tailguard",
@@ -23,18 +26,20 @@ app = typer.Typer(
 )
 
 
-def _show_version(value: bool) -> None:
+def _show_version(value: bool) -> bool:
     if value:
         typer.echo(__version__)
         raise typer.Exit
+    return value
 
 
 @app.callback()
 def root(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-    version: bool = typer.Option(
-        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
-    ),
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     """Bound the rare, severe harm of a language model, not only its average."""
 
@@ -58,15 +63,17 @@ def _exit_status(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        result = app(args=arguments, standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; the same command goes on where it stopped", 1)
+        result = app(args=arguments, prog_name="tailguard", standalone_mode=False)
+    except typer.Abort:
+        result = _INTERRUPTED
     except typer.TyperException as error:
         return _say(error.format_message(), 2)
     except TailguardError as error:
         return _fail(error, str(error), error.exit_status, debug=debug)
     except Exception as error:  # noqa: BLE001 - the edge: users get a line, --debug the traceback
         return _fail(error, _unexpected(error), 1, debug=debug)
+    if result == _INTERRUPTED:
+        return _say("interrupted; the same command goes on where it stopped", 1)
     return result if isinstance(result, int) else 0
 
 

@@ -1,0 +1,76 @@
+"""Help: of every command, and quickly."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from tailguard.cli import main
+from tailguard.cli.app import app
+
+STAGES = "prepare fit-scorers bank plan train portfolio fit-values calibrate evaluate report"
+COMMANDS = ["demo", "run", "generate", "serve", "certify", "inspect", *STAGES.split()]
+HELP = "from tailguard.cli import main; main(['--help'])"
+
+
+def read(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (caught.value.code, err) == (0, "")
+    return out
+
+
+def test_the_commands_are_those_of_the_contract():
+    names = {
+        found.name or getattr(found.callback, "__name__", "") for found in app.registered_commands
+    }
+    assert names == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, command):
+    out = read(capsys, command, "--help")
+    assert f"Usage: tailguard {command}" in out
+    assert len(out.splitlines()) > 5
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--debug"]])
+def test_the_top_level_lists_them(capsys, arguments):
+    out = read(capsys, *arguments)
+    for command in COMMANDS:
+        assert f" {command} " in out
+
+
+def test_version(capsys):
+    assert read(capsys, "--version").count(".") == 2
+
+
+def test_help_loads_no_heavy_library():
+    program = (
+        "import atexit, json, sys\n"
+        "atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))\n" + HELP
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stderr))
+    assert "typer" in loaded
+    heavy = {"torch", "transformers", "numpy", "scipy", "pydantic", "pyarrow", "matplotlib"}
+    assert not heavy & loaded
+
+
+@pytest.mark.slow
+def test_help_comes_within_half_a_second_of_bare_python():
+    def seconds(program: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Processor time, so that a busy machine does not count; pairs and the median for the rest.
+    extra = [seconds(HELP) - seconds("pass") for _ in range(7)]
+    assert statistics.median(extra) < 0.5
