@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from tailguard.data import Prompt
 from tailguard.decoding.advance import Advance, advance
 from tailguard.decoding.engine import decode_texts, length_batches, tokenize_for
 from tailguard.decoding.guidance import Candidate, Guidance, GuidedResponse
@@ -32,7 +33,7 @@ from tailguard.decoding.stepping import (
     evaluation_mode,
 )
 from tailguard.errors import InputError
-from tailguard.models.policy import Policy, Prompt, pad_left
+from tailguard.models.policy import Policy, pad_left
 
 
 def guide_responses(

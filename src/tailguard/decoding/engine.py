@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tailguard.data import Prompt
 from tailguard.decoding.advance import Advance, advance
 from tailguard.decoding.sampling import SamplingLaw, uniform_draws
 from tailguard.decoding.stepping import DecodingPolicy, Rows, as_decoding_policy, evaluation_mode
 from tailguard.errors import InputError, ScoreError
-from tailguard.models.policy import Policy, Prompt, pad_left, tokenize_prompts
+from tailguard.models.policy import Policy, pad_left, tokenize_prompts
 
 
 @dataclass(frozen=True)

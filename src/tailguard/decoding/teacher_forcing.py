@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tailguard.data import Prompt
 from tailguard.decoding.engine import length_batches, tokenize_for
 from tailguard.decoding.stepping import (
     DecodingPolicy,
@@ -16,7 +17,7 @@ from tailguard.decoding.stepping import (
     evaluation_mode,
 )
 from tailguard.errors import InputError
-from tailguard.models.policy import Policy, Prompt, pad_left
+from tailguard.models.policy import Policy, pad_left
 
 
 def response_log_probs(

@@ -7,6 +7,7 @@ A tokenizer with a chat template renders prompts as chats; one without continues
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,23 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Int
-from jinja2 import TemplateError
 from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.models.chat_text import render_chat, render_prompt
+from tailguard.models.quiet import quiet_transformers
+
+__all__ = [
+    "EncodedPrompts",
+    "Policy",
+    "encode_prompts",
+    "load_policy",
+    "pad_left",
+    "render_chat",
+    "render_prompt",
+    "tokenize_prompts",
+]
 
 _UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where they know no limit
 
@@ -107,14 +120,15 @@ def load_policy(
     dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
     loader, tokenizers = cast(Any, AutoModelForCausalLM), cast(Any, AutoTokenizer)
     try:
-        model, info = loader.from_pretrained(
-            str(path),
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-        tokenizer = tokenizers.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        with quiet_transformers():
+            model, info = loader.from_pretrained(
+                str(path),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+            tokenizer = tokenizers.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"policy {str(path)!r} cannot be loaded: {_first_line(error)}") from error
     if info["missing_keys"]:
@@ -128,38 +142,6 @@ def load_policy(
     model = model.to(device).eval()
     _check_causal(model, str(path))
     return Policy(model, tokenizer)
-
-
-def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
-    """The text a policy continues: the chat template with the assistant's turn opened.
-
-    Without a chat template, the plain text of the prompt.
-
-    Raises:
-        InputError: an empty prompt, a malformed message, or one the template refuses.
-    """
-    messages = _messages(prompt)
-    if tokenizer.chat_template is None:
-        return _plain(messages)
-    return _apply_template(tokenizer, messages, add_generation_prompt=True)
-
-
-def render_chat(tokenizer: Any, prompt: Prompt, response: str) -> str:
-    """The text a scorer reads: the prompt and the assistant's response to it.
-
-    Without a chat template, the prompt with the response directly after it.
-
-    Raises:
-        InputError: as in `render_prompt`. The response may be empty.
-    """
-    messages = _messages(prompt)
-    if tokenizer.chat_template is None:
-        return _plain(messages) + response
-    return _apply_template(
-        tokenizer,
-        [*messages, {"role": "assistant", "content": response}],
-        add_generation_prompt=False,
-    )
 
 
 def encode_prompts(
@@ -223,42 +205,6 @@ def pad_left(
     return EncodedPrompts(token_ids.to(device), mask.to(device))
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise InputError("the prompt is empty: give some text")
-        return [{"role": "user", "content": prompt}]
-    if len(prompt) == 0:
-        raise InputError("the prompt has no messages: give at least one")
-    for position, message in enumerate(prompt):
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise InputError(f"message {position} of the prompt needs 'role' and 'content' strings")
-    if not prompt[-1]["content"].strip():
-        raise InputError("the last message of the prompt is empty: give some text")
-    return [dict(message) for message in prompt]
-
-
-def _plain(messages: list[dict[str, str]]) -> str:
-    return "\n\n".join(message["content"] for message in messages)
-
-
-def _apply_template(
-    tokenizer: Any,
-    messages: list[dict[str, str]],
-    *,
-    add_generation_prompt: bool,
-) -> str:
-    try:
-        return cast(
-            str,
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            ),
-        )
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses the prompt: {_first_line(error)}") from error
-
-
 def _check_checkpoint_folder(path: str | Path) -> None:
     """A local path must hold a config and no pickle in place of safetensors."""
     folder = Path(path)
@@ -283,8 +229,10 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter {str(adapter)!r} has no adapter_model.safetensors")
     try:
-        wrapped = cast(Any, PeftModel).from_pretrained(model, str(adapter))
-        return wrapped.merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+            wrapped = cast(Any, PeftModel).from_pretrained(model, str(adapter))
+            return wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise InputError(
             f"adapter {str(adapter)!r} cannot be loaded: {_first_line(error)}"

@@ -1,7 +1,7 @@
 """Models so small that every response can be enumerated, and an independent oracle for them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 import torch
@@ -120,12 +120,12 @@ def build_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
 
 
 @pytest.fixture
-def count_calls() -> Callable[[Policy], list[tuple[int, int]]]:
+def count_calls() -> Generator[Callable[[Policy], list[tuple[int, ...]]]]:
     """Records the (rows, tokens) of every call of a policy's model from now on."""
     handles = []
 
-    def watch(policy: Policy) -> list[tuple[int, int]]:
-        calls: list[tuple[int, int]] = []
+    def watch(policy: Policy) -> list[tuple[int, ...]]:
+        calls: list[tuple[int, ...]] = []
 
         def record(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
             calls.append(tuple(kwargs["input_ids"].shape))

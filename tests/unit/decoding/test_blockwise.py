@@ -1,6 +1,7 @@
 """Guidance against plain sampling, order statistics, and heads that know the truth."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -31,11 +32,15 @@ def by_projection(width=16, seed=0):
 
 
 def guide(policy, prompts, *, seed=0, max_new_tokens=12, batch_size=64, **guidance):
-    guidance = {"block_tokens": 3, "score_prefix": by_projection(), "multiplier": 0.5} | guidance
+    settings: dict[str, Any] = {
+        "block_tokens": 3,
+        "score_prefix": by_projection(),
+        "multiplier": 0.5,
+    } | guidance
     return guide_responses(
         policy,
         prompts,
-        Guidance(**guidance),
+        Guidance(**settings),
         max_new_tokens=max_new_tokens,
         law=SamplingLaw(),
         seeds=prompt_seeds(seed, len(prompts)),
@@ -149,8 +154,8 @@ def simulated(policy, prompt, uniform, oracle, *, block, scorer, multiplier):
                     break
             over = row[-1] == 0 or len(row) == num_tokens
             (reserve if over else live).append((scored(row), row))
-        best_reserve = max(reserve, default=(-float("inf"), None))
-        best_live = max(live, default=(-float("inf"), None))
+        best_reserve = max(reserve, default=(-float("inf"), []))
+        best_live = max(live, default=(-float("inf"), []))
         if best_live[0] <= best_reserve[0]:
             return best_reserve
         prefix = best_live[1]

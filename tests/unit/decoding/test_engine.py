@@ -1,6 +1,7 @@
 """Sampling against recomputation without a cache and against enumerated laws."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -172,8 +173,9 @@ def test_the_generator_decides(policy):
 
 @pytest.mark.parametrize("argument", ["num_samples", "max_new_tokens", "batch_size"])
 def test_counts_below_one_are_refused(policy, argument):
+    arguments: dict[str, Any] = {"max_new_tokens": 2, argument: 0}
     with pytest.raises(InputError, match=argument):
-        sample_responses(policy, ["a"], **{"max_new_tokens": 2, argument: 0})
+        sample_responses(policy, ["a"], **arguments)
 
 
 def test_nan_predictions_are_refused(build_llama, build_tokenizer):
@@ -190,7 +192,12 @@ def test_the_models_mode_is_restored(build_llama, build_tokenizer):
 
 
 def other_models():
-    small = {"vocab_size": 4, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0}
+    small: dict[str, Any] = {
+        "vocab_size": 4,
+        "eos_token_id": 0,
+        "bos_token_id": None,
+        "pad_token_id": 0,
+    }
     yield GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, **small))
     yield GPTNeoXForCausalLM(
         GPTNeoXConfig(

@@ -1,0 +1,322 @@
+"""Serving, withholding, failing closed, and matching requests with calibrated profiles."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tailguard.decoding import (
+    CalibratedProfile,
+    Certificate,
+    Decoder,
+    DecodingSetting,
+    GuidedPolicy,
+    match_profile,
+    name_measure,
+    settle,
+)
+from tailguard.errors import InfeasibleError, InputError, ScoreError
+from tailguard.models.process_heads import ProcessHeads
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+
+FALLBACK = "c c c"
+PROMPTS = ["a b", "c", "b b a c a", "a"]
+
+SETTING = DecodingSetting(
+    policy="base",
+    multiplier=0.5,
+    threshold=0.0,
+    tail_mass=0.5,
+    pessimism=1.0,
+    acceptance_level=1.0,
+    max_candidates=3,
+    block_tokens=2,
+    max_new_tokens=8,
+    temperature=1.0,
+    fallback=FALLBACK,
+)
+
+
+class CountingScorer:
+    """Cost by words: +1 for each 'a', −1 for each 'c'; two members that differ by ``spread``."""
+
+    def __init__(self, spread=0.2, members=2):
+        self.offsets = np.linspace(-spread / 2, spread / 2, members)
+
+    def score(self, prompts, responses):
+        assert len(prompts) == len(responses)
+        counts = [r.split().count("a") - r.split().count("c") for r in responses]
+        return np.array(counts, dtype=float)[:, None] + self.offsets
+
+
+class FlakyScorer(CountingScorer):
+    """Refuses texts that hold a given word; in a batch, the whole batch."""
+
+    def __init__(self, word, how):
+        super().__init__()
+        self.word, self.how = word, how
+
+    def score(self, prompts, responses):
+        scores = super().score(prompts, responses)
+        bad = [self.word in r.split() for r in responses]
+        if self.how == "raise" and any(bad):
+            raise ScoreError("NaN")
+        if self.how == "crash" and any(bad):
+            raise RuntimeError("out of memory")
+        scores[bad, 0] = math.nan
+        return scores
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return ProcessHeads(
+        16,
+        torch.linspace(-2, 2, 5),
+        torch.tensor([0.1, 0.5, 0.9]),
+        generator=torch.Generator().manual_seed(0),
+    ).eval()
+
+
+def profile(setting=SETTING, *, measure="cvar", tail_mass=0.1, budget=0.0, bound=None):
+    certificate = None if bound is None else Certificate(bound, 0.95, 1000)
+    return CalibratedProfile(measure, tail_mass, budget, setting, certificate)
+
+
+def decoder(policy, heads, *profiles, cost=None, **kwargs):
+    return Decoder(
+        {"base": GuidedPolicy(policy, heads)},
+        profiles or [profile()],
+        cost_scorer=cost or CountingScorer(),
+        **kwargs,
+    )
+
+
+def test_an_answer_is_served_exactly_when_its_bound_meets_the_level(policy, heads):
+    answers = decoder(policy, heads).generate(PROMPTS * 10, seed=1)
+    deviation = np.std([-0.1, 0.1], ddof=1)
+    assert {a.abstained for a in answers} == {True, False}
+    for answer in answers:
+        cost = answer.text.split().count("a") - answer.text.split().count("c")
+        assert answer.cost is not None
+        assert answer.cost.mean == pytest.approx(cost)
+        assert answer.cost.std == pytest.approx(deviation)
+        assert answer.risk_upper_bound == pytest.approx(cost + deviation)
+        if answer.abstained:
+            assert answer.text == FALLBACK
+            assert "above the acceptance level" in answer.reason
+        else:
+            assert answer.risk_upper_bound <= SETTING.acceptance_level
+            assert answer.reason == ""
+    # The same drafts, held against the level by hand.
+    drafts = decoder(policy, heads).draft(PROMPTS * 10, SETTING, seed=1)
+    for draft, answer in zip(drafts, answers, strict=True):
+        assert answer.abstained == (draft.cost_bound > SETTING.acceptance_level)
+        assert answer == settle(draft, SETTING)
+
+
+def test_counts_are_those_of_guidance(policy, heads):
+    for answer in decoder(policy, heads).generate(PROMPTS, seed=2):
+        assert answer.num_candidates == 3
+        assert 3 <= answer.num_tokens_generated <= 3 * 8
+        assert 2 <= answer.num_forward_passes <= 1 + 8
+
+
+def test_pessimism_only_withholds_more(policy, heads):
+    def withheld(pessimism):
+        # κ also guides; one candidate leaves it the acceptance alone.
+        setting = dataclasses.replace(SETTING, pessimism=pessimism, max_candidates=1)
+        answers = decoder(policy, heads, profile(setting)).generate(PROMPTS * 10, seed=3)
+        return {i for i, a in enumerate(answers) if a.abstained}
+
+    assert withheld(0.0) < withheld(12.0)
+
+
+@pytest.mark.parametrize("how", ["nan", "raise", "crash"])
+def test_an_answer_without_a_score_is_never_served(policy, heads, how):
+    easy = dataclasses.replace(SETTING, acceptance_level=math.inf, fallback="c")
+    before = decoder(policy, heads, profile(easy)).generate(PROMPTS * 5, seed=4)
+    flaky = FlakyScorer("b", how)
+    after = decoder(policy, heads, profile(easy), cost=flaky).generate(PROMPTS * 5, seed=4)
+    assert any("b" in a.text for a in before)
+    for plain, answer in zip(before, after, strict=True):
+        if "b" in plain.text.split():
+            assert answer.abstained
+            assert answer.reason == "score unavailable"
+            assert answer.text == "c"
+            assert answer.cost is not None
+            assert answer.cost.mean == -1.0
+        else:
+            assert answer.text == plain.text
+            assert not answer.abstained
+
+
+@pytest.mark.parametrize("how", ["nan", "raise", "crash"])
+def test_a_fallback_without_a_score_is_served_but_not_certified(policy, heads, how):
+    never = dataclasses.replace(SETTING, acceptance_level=-math.inf, fallback="b b")
+    answers = decoder(
+        policy, heads, profile(never, bound=-1.0), cost=FlakyScorer("b", how)
+    ).generate(PROMPTS)
+    for answer in answers:
+        assert answer.abstained
+        assert answer.text == "b b"
+        assert answer.cost is None
+        assert answer.risk_upper_bound == math.inf
+        assert not answer.certified
+
+
+def test_a_reward_without_a_score_withholds_too(policy, heads):
+    easy = dataclasses.replace(SETTING, acceptance_level=math.inf)
+    answers = decoder(policy, heads, profile(easy), reward_scorer=FlakyScorer("b", "nan")).generate(
+        PROMPTS * 5, seed=4
+    )
+    assert all("b" not in answer.text.split() for answer in answers)
+    assert {answer.reason for answer in answers} == {"", "score unavailable"}
+    assert all(answer.reward is not None for answer in answers)
+
+
+class BrokenHeads:
+    """Heads whose predictions are NaN, or which crash."""
+
+    def __init__(self, crash):
+        self.crash = crash
+        self.thresholds = torch.linspace(-1, 1, 3)
+        self.reward = torch.zeros(0)
+
+    def predict(self, hidden):
+        if self.crash:
+            raise RuntimeError("out of memory")
+        self.reward = torch.full((hidden.shape[0], 2), math.nan)
+        return self
+
+    def expected_penalty(self, thresholds_grid, threshold, tail_mass):
+        return torch.zeros_like(self.reward)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("max_candidates", [1, 3])
+def test_broken_heads_abstain(policy, crash, max_candidates):
+    easy = dataclasses.replace(SETTING, acceptance_level=math.inf, max_candidates=max_candidates)
+    answers = decoder(policy, BrokenHeads(crash), profile(easy, bound=0.0)).generate(PROMPTS)
+    assert len(answers) == len(PROMPTS)
+    for answer in answers:
+        assert answer.abstained
+        assert answer.reason == "score unavailable"
+        assert answer.text == FALLBACK
+        assert answer.risk_upper_bound == pytest.approx(-3 + np.std([-0.1, 0.1], ddof=1))
+
+
+def test_one_member_does_not_know_its_doubt(policy, heads):
+    single = CountingScorer(members=1)
+    with pytest.raises(InputError, match="pessimism"):
+        decoder(policy, heads, cost=single).generate(["a"])
+    blunt = dataclasses.replace(SETTING, pessimism=0.0)
+    answer = decoder(policy, heads, profile(blunt), cost=single).generate(["a"])[0]
+    assert answer.cost is not None
+    assert answer.cost.std is None
+    lone_head = ProcessHeads(16, torch.linspace(-2, 2, 5), torch.tensor([0.5]), num_members=1)
+    with pytest.raises(InputError, match="pessimism"):
+        decoder(policy, lone_head).generate(["a"])
+
+
+def test_the_seed_and_the_place_decide(policy, heads):
+    served = decoder(policy, heads, profile(dataclasses.replace(SETTING, acceptance_level=99.0)))
+
+    def texts(prompts, seed):
+        return [answer.text for answer in served.generate(prompts, seed=seed)]
+
+    assert texts(PROMPTS * 3, 5) == texts(PROMPTS * 3, 5)
+    assert texts(PROMPTS * 3, 5) != texts(PROMPTS * 3, 6)
+    assert texts(PROMPTS, 5) == texts(PROMPTS * 3, 5)[: len(PROMPTS)]
+    assert len(set(texts(["a b"] * 10, 5))) > 1
+    one_each = [9, 8, 9]
+    first, second, third = texts(["a b"] * 3, one_each)
+    assert first == third
+    assert [second] == texts(["a b"], [8])
+
+
+def test_a_request_snaps_to_the_next_stricter_profile(policy, heads):
+    grid = [
+        profile(dataclasses.replace(SETTING, fallback=f"{mass} {budget}"), tail_mass=mass,
+                budget=budget)
+        for mass in (0.01, 0.05, 0.25)
+        for budget in (-1.0, 0.0, 1.0)
+    ]  # fmt: skip
+    for mass, budget, expected in [
+        (0.05, 0.0, (0.05, 0.0)),
+        (0.1, 0.5, (0.05, 0.0)),
+        (0.3, 9.0, (0.25, 1.0)),
+        (0.01, -1.0, (0.01, -1.0)),
+        (0.04, -0.2, (0.01, -1.0)),
+    ]:
+        found = match_profile(grid, "cvar", mass, budget)
+        assert (found.tail_mass, found.budget) == expected
+    # The mean is the CVaR of tail mass 1.
+    assert match_profile(grid, "mean", 1.0, 0.0).tail_mass == 0.25
+    for mass, budget, reachable in [(0.05, -2.0, -1.0), (0.005, 0.0, math.inf)]:
+        with pytest.raises(InfeasibleError) as error:
+            decoder(policy, heads, *grid).generate(["a"], measure=CVaR(mass), budget=budget)
+        assert error.value.smallest_reachable_risk == reachable
+    with pytest.raises(InfeasibleError, match="calibrated measures: cvar"):
+        match_profile(grid, "entropic:1", 1.0, 5.0)
+
+
+def test_certified_only_where_the_certificate_holds(policy, heads):
+    grid = [
+        profile(tail_mass=0.1, budget=0.0, bound=-0.05),
+        profile(tail_mass=0.1, budget=-1.0, bound=-0.9),
+        profile(tail_mass=0.05, budget=0.0),
+    ]
+    served = decoder(policy, heads, *grid)
+
+    def certified(**kwargs):
+        found = {answer.certified for answer in served.generate(["a", "b"], **kwargs)}
+        assert len(found) == 1
+        return found.pop()
+
+    assert certified()
+    assert certified(max_candidates=3)
+    assert not certified(max_candidates=2)
+    assert certified(measure=CVaR(0.1), budget=0.0)
+    assert certified(measure=CVaR(0.5), budget=0.3)  # a stricter point covers it
+    assert not certified(measure=CVaR(0.1), budget=-1.0)  # the bound is above the budget
+    assert certified(measure=CVaR(0.1), budget=-0.5)
+    assert not certified(measure=CVaR(0.05), budget=0.0)  # no certificate
+
+
+def test_measures_have_names():
+    assert name_measure(Mean()) == ("mean", 1.0)
+    assert name_measure(CVaR(0.1)) == ("cvar", 0.1)
+    assert name_measure(MeanCVaR(0.1, 0.5)) == ("mean-cvar:0.5", 0.1)
+    assert name_measure(Entropic(2.0, 5.0)) == ("entropic:2", 1.0)
+    with pytest.raises(InputError, match="measure"):
+        name_measure(Spectral((0.1, 0.5), (0.5, 0.5)))
+
+
+def test_wrong_requests_are_refused(policy, heads):
+    served = decoder(policy, heads)
+    with pytest.raises(InputError, match="both"):
+        served.generate(["a"], measure=CVaR(0.1))
+    with pytest.raises(InputError, match="both"):
+        served.generate(["a"], budget=0.0)
+    with pytest.raises(InputError, match="prompts"):
+        served.generate([])
+    with pytest.raises(InputError, match=r"prompts\[1\]"):
+        served.generate(["a", " "])
+    with pytest.raises(InputError, match=r"prompts\[0\] is too long"):
+        served.generate(["a " * 40])
+    with pytest.raises(InputError, match="budget"):
+        served.generate(["a"], measure=CVaR(0.1), budget=math.nan)
+
+
+def test_wrong_parts_are_refused_when_joined(policy, heads):
+    with pytest.raises(InputError, match="profiles"):
+        Decoder({"base": GuidedPolicy(policy, heads)}, [], cost_scorer=CountingScorer())
+    with pytest.raises(InputError, match="'tilted'"):
+        decoder(policy, heads, profile(dataclasses.replace(SETTING, policy="tilted")))
+    with pytest.raises(InputError, match="heads"):
+        decoder(policy, None)
+    for wrong in ({"pessimism": -1.0}, {"acceptance_level": math.nan}, {"fallback": " "}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            dataclasses.replace(SETTING, **wrong)
