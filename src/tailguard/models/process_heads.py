@@ -160,20 +160,36 @@ class ProcessHeads(nn.Module):
 
     def from_features(self, features: Float[Tensor, "n features"]) -> HeadPrediction:
         """Predictions from the linear features alone."""
+        return self.assemble(self.outputs(features))
+
+    def outputs(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n members outputs"]:
+        """The networks' unconstrained outputs: reward, J for the hinge, Q for the quantiles."""
         members = features.expand(self.num_members, -1, -1)
         inner = functional.silu(
             torch.baddbmm(self.inner_bias.unsqueeze(1), members, self.inner_weight)
         )
-        raw = torch.baddbmm(
+        return torch.baddbmm(
             self.outer_bias.unsqueeze(1), torch.cat([members, inner], dim=-1), self.outer_weight
         ).transpose(0, 1)
+
+    def assemble(self, outputs: Float[Tensor, "n members outputs"]) -> HeadPrediction:
+        """Valid predictions from unconstrained outputs."""
         num_thresholds = self.thresholds.numel()
-        hinge, quantiles = raw[..., 1 : 1 + num_thresholds], raw[..., 1 + num_thresholds :]
+        steps = outputs[..., 1 + num_thresholds :]
+        quantiles = torch.cat([steps[..., :1], functional.softplus(steps[..., 1:])], dim=-1)
+        rise = (self.log_survival(outputs).exp() * self.thresholds.diff()).flip(-1)
+        last = functional.softplus(outputs[..., num_thresholds, None]) * self.cost_scale[1]
         return HeadPrediction(
-            reward=self.reward_scale[0] + self.reward_scale[1] * raw[..., 0],
-            hinge=self._hinge(hinge),
-            quantiles=self._quantiles(quantiles),
+            reward=self.reward_scale[0] + self.reward_scale[1] * outputs[..., 0],
+            hinge=torch.cat([last + rise.cumsum(dim=-1).flip(-1), last], dim=-1),
+            quantiles=self.cost_scale[0] + self.cost_scale[1] * quantiles.cumsum(dim=-1),
         )
+
+    def log_survival(
+        self, outputs: Float[Tensor, "n members outputs"]
+    ) -> Float[Tensor, "n members intervals"]:
+        """Logarithm of s_j, the mean of P(C > ν) over the interval from ν_j to ν_{j+1}."""
+        return functional.logsigmoid(outputs[..., 1 : self.thresholds.numel()]).cumsum(dim=-1)
 
     @torch.no_grad()
     def predict(self, hidden: Float[Tensor, "n hidden"]) -> HeadPrediction:
@@ -187,17 +203,6 @@ class ProcessHeads(nn.Module):
                 f"hidden: width {hidden.shape[-1]}; these heads read {self.hidden_size}"
             )
         return self(hidden)
-
-    def _hinge(self, raw: Tensor) -> Tensor:
-        steps = self.thresholds.diff()
-        survival = functional.logsigmoid(raw[..., :-1]).cumsum(dim=-1).exp()
-        rise = (survival * steps).flip(-1).cumsum(dim=-1).flip(-1)
-        last = functional.softplus(raw[..., -1:]) * self.cost_scale[1]
-        return torch.cat([last + rise, last], dim=-1)
-
-    def _quantiles(self, raw: Tensor) -> Tensor:
-        steps = torch.cat([raw[..., :1], functional.softplus(raw[..., 1:])], dim=-1)
-        return self.cost_scale[0] + self.cost_scale[1] * steps.cumsum(dim=-1)
 
     def require_policy(self, base_hash: str, policy_hash: str) -> None:
         """Raise `InputError` unless these heads were fitted on this base and policy."""
