@@ -72,7 +72,8 @@ class FileData(Section):
         num_calibration: how many of them to choose acceptance levels on.
         num_certification: how many of them to certify on.
         evaluation_prompts: files of prompts to evaluate on.
-        benign_prompts: files of prompts that deserve an answer; refusals are counted there.
+        benign_prompts: files of prompts that deserve an answer; refusals are counted there. A
+            name may end in ``?field=value``, which keeps the rows that say so.
     """
 
     source: Literal["files"]
