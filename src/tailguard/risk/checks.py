@@ -19,13 +19,13 @@ SMALL_TAIL = 10.0
 
 
 class SmallTailWarning(UserWarning):
-    """Fewer than about ten observations fall in the tail, so its mean is biased towards zero risk."""
+    """Fewer than about ten observations fall in the tail, so its estimate is too low on average."""
 
 
 def to_array(values: Any) -> Float[np.ndarray, "..."]:
-    """Float64 copy-free view of lists, NumPy arrays and torch tensors (detached, on the CPU)."""
+    """A float64 array from lists, NumPy arrays or torch tensors of any device and precision."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
+        values = values.detach().cpu().double().numpy()  # bfloat16 has no NumPy counterpart
     return np.asarray(values, dtype=np.float64)
 
 

@@ -164,6 +164,7 @@ def test_penalty_broadcasts_one_threshold_a_prompt():
 def test_tensors_and_tuples_are_read():
     tensor = torch.arange(100.0, requires_grad=True)
     assert CVaR(0.1).value(tensor) == CVaR(0.1).value(tuple(range(100))) == 94.5
+    assert CVaR(0.1).value(torch.arange(100.0).bfloat16()) == 94.5
 
 
 def test_thin_tails_warn_and_the_inner_loop_does_not():
