@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from tailguard.artifacts import write_json
@@ -18,7 +17,7 @@ from tailguard.pipeline.scoring import PUBLISHED_NAME
 from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.scorers import ScorerTraining, fit_scorer
-from tailguard.uncertainty import fit_ensemble, measure_ensemble
+from tailguard.uncertainty.ensemble import HeadFitting, fit_ensemble
 
 Kind = Literal["reward", "cost"]
 
@@ -60,12 +59,7 @@ STAGE = Stage("fit-scorers", "ScorerPair", 1, ("prepare",), _config, _inputs, _b
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
     """Preferences in the order in which a scorer should put the answers."""
-    prompts = [row.prompt for row in rows]
-    chosen, rejected = [row.chosen for row in rows], [row.rejected for row in rows]
-    if kind == "reward":
-        return ResponsePairs.for_reward(prompts, chosen, rejected)
-    signs = [row.chosen_safe for row in rows], [row.rejected_safe for row in rows]
-    return ResponsePairs.for_cost(prompts, chosen, rejected, *signs)
+    return ResponsePairs.for_reward(rows) if kind == "reward" else ResponsePairs.for_cost(rows)
 
 
 def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
@@ -97,13 +91,16 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
         seed=work.seed(kind),
         on_progress=work.steps(f"{kind} scorer"),
     )
-    ensemble = fit_ensemble(
-        scorer, train, num_heads=settings.num_heads, seed=work.seed(f"{kind} heads")
+    ensemble, figures_of_heads = fit_ensemble(
+        scorer,
+        train,
+        held,
+        settings=HeadFitting(num_heads=settings.num_heads),
+        seed=work.seed(f"{kind} heads"),
     )
     check = check_scorer(ensemble, held, kind=kind)
-    folder: Path = work.directory / kind
-    save_scorer(ensemble, folder)
-    return {**figures, **vars(check), **measure_ensemble(ensemble, held)}
+    save_scorer(ensemble, work.directory / kind)
+    return {**figures, **vars(check), **figures_of_heads}
 
 
 def _check_published(work: Work, kind: Kind, name: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_directories
 from tailguard.planning import RiskConstraint, SampleBank, solve
 from tailguard.risk import CVaR
-from tailguard.uncertainty import fit_process_heads
+from tailguard.uncertainty.value_targets import PrefixOutcomes
+from tailguard.uncertainty.values import ValueFitting, fit_process_heads
 
 HEADS_NAME = "heads.safetensors"
 GUIDED_NAME = "guided.json"
@@ -116,15 +117,19 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, Any]:
     hidden, rows = _prefix_states(policy, columns, recipe.decoding.block_tokens)
     reward, cost = (np.asarray(columns[key], dtype=np.float32)[rows] for key in ("reward", "cost"))
     heads, fitted = fit_process_heads(
-        hidden,
-        torch.from_numpy(reward),
-        torch.from_numpy(cost),
-        torch.from_numpy(np.asarray(columns["prompt_index"])[rows]),
-        thresholds=_threshold_grid(np.asarray(columns["cost"])),
-        quantile_levels=torch.tensor(_QUANTILE_LEVELS),
-        num_members=recipe.values.num_members,
-        num_features=recipe.values.num_features,
-        num_epochs=recipe.values.num_epochs,
+        PrefixOutcomes(
+            hidden=hidden,
+            reward=torch.from_numpy(reward),
+            cost=torch.from_numpy(cost),
+            prompt_index=torch.from_numpy(np.asarray(columns["prompt_index"])[rows]),
+        ),
+        _threshold_grid(np.asarray(columns["cost"])),
+        torch.tensor(_QUANTILE_LEVELS),
+        settings=ValueFitting(
+            num_members=recipe.values.num_members,
+            num_features=recipe.values.num_features,
+            num_epochs=recipe.values.num_epochs,
+        ),
         generator=torch.Generator().manual_seed(work.seed(f"{name}: heads")),
         on_progress=work.steps(f"{name}: process heads"),
     )

@@ -43,7 +43,7 @@ class PessimisticCost:
     def combine(self, members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
         """The ensemble's scores as one cost each."""
         require_finite(members, "cost")
-        upper = members.mean(axis=1) + self.pessimism * members.std(axis=1)
+        upper = members.mean(axis=1) + self.pessimism * spread(members)
         return np.minimum(upper, self.bound)
 
 
@@ -83,18 +83,31 @@ class ScorerPair:
         cost = self.cost.scorer.score(prompts, responses)
         return Scores(
             reward=reward.mean(axis=1),
-            reward_std=reward.std(axis=1),
+            reward_std=spread(reward),
             cost=self.cost.combine(cost),
             cost_mean=cost.mean(axis=1),
-            cost_std=cost.std(axis=1),
+            cost_std=spread(cost),
         )
 
 
-def load_scorer_pair(directory: Path, settings: ScorerSection) -> ScorerPair:
-    """The scorers of a ScorerPair artifact."""
+def spread(members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
+    """Sample standard deviation over members; a single member knows no doubt and shows none."""
+    if members.shape[1] == 1:
+        return np.zeros(members.shape[0])
+    return members.std(axis=1, ddof=1)
+
+
+def load_scorers(directory: Path, max_tokens: int) -> tuple[Scorer, Scorer]:
+    """The reward and the cost scorer in a folder that ``fit-scorers`` wrote."""
     published: dict[str, str] = read_json(directory / PUBLISHED_NAME)
     reward, cost = (
-        load_scorer(published.get(kind) or directory / kind, max_tokens=settings.max_tokens)
+        load_scorer(published.get(kind) or directory / kind, max_tokens=max_tokens)
         for kind in ("reward", "cost")
     )
+    return reward, cost
+
+
+def load_scorer_pair(directory: Path, settings: ScorerSection) -> ScorerPair:
+    """The scorers of a ScorerPair artifact, the cost read pessimistically."""
+    reward, cost = load_scorers(directory, settings.max_tokens)
     return ScorerPair(reward, PessimisticCost(cost, settings.pessimism, settings.cost_bound))

@@ -16,13 +16,9 @@ from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
 from tailguard.pipeline.sources import model_hashes, policy_path
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.planning import RiskConstraint
-from tailguard.training import (
-    DistillationSettings,
-    RLOOSettings,
-    distil,
-    train_rloo,
-)
+from tailguard.training.distillation import DistillationSettings, distil
+from tailguard.training.dual import PlannedConstraint
+from tailguard.training.on_policy import RLOOSettings, train_rloo
 
 POLICIES_NAME = "policies.json"
 ADAPTER_NAME = "adapter"
@@ -137,30 +133,31 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any
         policy_path(recipe),
         read_split(work.parents["prepare"], "train"),
         out,
-        start_adapter=start,
-        reward_scorer=scorers.reward,
-        cost_scorer=scorers.cost,
-        constraint=_constraint(target, recipe),
-        multiplier=target.multiplier,
-        threshold=target.threshold,
+        scorers=scorers,
+        constraints=_constraints(target, recipe),
         settings=RLOOSettings(
+            kl_coef=recipe.plan.kl_coef,
             num_steps=recipe.train.num_steps,
             prompts_per_step=recipe.train.prompts_per_step,
             num_generations=recipe.train.num_generations,
-            learning_rate=recipe.train.learning_rate,
-            kl_coef=recipe.plan.kl_coef,
             max_new_tokens=recipe.policy.max_new_tokens,
+            learning_rate=recipe.train.learning_rate,
             seed=work.seed(f"rloo {target.name}"),
         ),
+        start_adapter=start,
         on_progress=work.steps(f"{target.name}: on-policy"),
     )
     return trained.curve
 
 
-def _constraint(target: PlannedTarget, recipe: Recipe) -> RiskConstraint | None:
+def _constraints(target: PlannedTarget, recipe: Recipe) -> list[PlannedConstraint]:
     if target.measure == "none" or target.budget is None:
-        return None
+        return []
     measure = build_measure(
         target.measure, tail_mass=target.tail_mass, cost_bound=recipe.scorers.cost_bound
     )
-    return RiskConstraint(measure, target.budget)
+    return [
+        PlannedConstraint(
+            measure, target.budget, threshold=target.threshold, multiplier=target.multiplier
+        )
+    ]

@@ -1,0 +1,110 @@
+"""A Decoder artifact as one that answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tailguard.artifacts import find_artifact, read_json, write_json
+from tailguard.decoding import (
+    CalibratedProfile,
+    Certificate,
+    Decoder,
+    DecodingSetting,
+    GuidedPolicy,
+)
+from tailguard.errors import InputError
+from tailguard.models.policy import load_policy
+from tailguard.models.process_heads import ProcessHeads
+from tailguard.pipeline.scoring import load_scorers
+from tailguard.pipeline.sources import model_hashes, model_path
+
+DECODER_NAME = "decoder.json"
+
+
+@dataclass(frozen=True)
+class DecoderFile:
+    """What ``decoder.json`` holds.
+
+    Attributes:
+        model: the reference policy.
+        model_hash: its content hash; another model of the same name is refused.
+        trust_remote_code: whether its own code may run.
+        cost_bound: declared largest cost, for certificates.
+        max_scorer_tokens: longest text that is scored.
+        profiles: the calibrated grid.
+    """
+
+    model: str
+    model_hash: str
+    trust_remote_code: bool
+    cost_bound: float
+    max_scorer_tokens: int
+    profiles: tuple[CalibratedProfile, ...]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> DecoderFile:
+        """Read what `write` wrote."""
+        fields: dict[str, Any] = read_json(path)
+        profiles = tuple(_profile(entry) for entry in fields.pop("profiles"))
+        return cls(profiles=profiles, **fields)
+
+
+def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
+    """The decoder in an artifact or in a run's folder.
+
+    Raises:
+        InputError: not a decoder, or its reference model is gone or another one.
+    """
+    directory = find_artifact(Path(path), "Decoder")
+    content = DecoderFile.read(directory / DECODER_NAME)
+    found = model_hashes([content.model])[content.model]
+    if found != content.model_hash:
+        raise InputError(
+            f"{directory}: was made on another version of the model {content.model};"
+            " put that version back or run the recipe again"
+        )
+    reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
+    return Decoder(
+        {
+            folder.name: _guided_policy(folder, content)
+            for folder in sorted((directory / "policies").iterdir())
+        },
+        content.profiles,
+        cost_scorer=cost,
+        reward_scorer=reward,
+        batch_size=batch_size,
+    )
+
+
+def guided_name(profile: CalibratedProfile) -> str:
+    """What tables call a guided decoder."""
+    return f"{profile.setting.policy}+guided ≤{profile.budget:.2f}"
+
+
+def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
+    adapter = folder / "adapter"
+    policy = load_policy(
+        model_path(content.model),
+        adapter if adapter.is_dir() else None,
+        trust_remote_code=content.trust_remote_code,
+    )
+    return GuidedPolicy(policy, ProcessHeads.load(folder / "heads.safetensors"))
+
+
+def _profile(fields: dict[str, Any]) -> CalibratedProfile:
+    setting = dict(fields["setting"])
+    setting["acceptance_level"] = float(setting["acceptance_level"])
+    certificate = fields["certificate"]
+    if certificate is not None:
+        certificate = Certificate(
+            **certificate | {"risk_upper_bound": float(certificate["risk_upper_bound"])}
+        )
+    return CalibratedProfile(
+        **{**fields, "setting": DecodingSetting(**setting), "certificate": certificate}
+    )

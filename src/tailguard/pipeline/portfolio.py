@@ -1,0 +1,87 @@
+"""``portfolio``: PolicySet → Portfolio: which trained policy, or mix of two, serves each profile."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from tailguard.artifacts import write_json
+from tailguard.config import Recipe
+from tailguard.decoding import response_log_probs
+from tailguard.pipeline.bank import BANK_NAME, read_bank
+from tailguard.pipeline.plan import frontier_profiles
+from tailguard.pipeline.sources import model_hashes
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.train import load_trained, policy_directories
+from tailguard.portfolio import refit
+
+PORTFOLIO_NAME = "portfolio.json"
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    plan = recipe.plan.model_dump(include={"kl_coef", "tail_masses", "num_budgets"})
+    return {"plan": plan, "policy": recipe.policy.model_dump(exclude={"model"})}
+
+
+def _inputs(recipe: Recipe) -> dict[str, str]:
+    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
+
+
+def _build(work: Work) -> dict[str, Any]:
+    """Profiles are mapped on one half of the prompts and judged on the other."""
+    settings = work.recipe.plan
+    bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
+    names = list(policy_directories(work.parents["train"]))
+    ratios = np.stack(
+        [
+            _log_ratios(work, name, columns, bank.reward.shape, number, len(names))
+            for number, name in enumerate(names)
+        ]
+    )
+    first = np.arange(bank.num_prompts) % 2 == 0
+    profiles = frontier_profiles(bank.take(first), settings.tail_masses, settings.num_budgets)
+    fitted = refit(bank.take(first), ratios[:, first], profiles, kl_coef=settings.kl_coef)
+    regret = fitted.regret(bank.take(~first), ratios[:, ~first])
+    write_json(
+        work.directory / PORTFOLIO_NAME,
+        {
+            "members": names,
+            "profiles": [
+                {
+                    "tail_mass": getattr(profile.measure, "tail_mass", 1.0),
+                    "budget": profile.budget,
+                    "weights": fitted.mixture(profile),
+                }
+                for profile in profiles
+            ],
+            "held_out_regret": regret,
+        },
+    )
+    return {"members": names, "held_out_regret": regret}
+
+
+STAGE = Stage("portfolio", "Portfolio", 1, ("bank", "plan", "train"), _config, _inputs, _build)
+
+
+def _log_ratios(
+    work: Work,
+    name: str,
+    columns: dict[str, list[Any]],
+    shape: tuple[int, ...],
+    number: int,
+    total: int,
+) -> np.ndarray:
+    """Log π_k/π_ref of every answer in the bank, [prompts, samples]."""
+    policy = load_trained(work.recipe, work.parents["train"], name)
+    log_probs = response_log_probs(
+        policy,
+        [json.loads(prompt) for prompt in columns["prompt"]],
+        columns["token_ids"],
+        temperature=work.recipe.policy.temperature,
+        batch_size=64,
+    )
+    work.progress("portfolio: measuring policies", number + 1, total)
+    reference = np.asarray(columns["log_prob"], dtype=np.float64)
+    return (log_probs.double().numpy() - reference).reshape(shape)
