@@ -20,7 +20,9 @@ def generate(
     tail_mass: Annotated[float | None, typer.Option(help="α of CVaR.")] = None,
     budget: Annotated[float | None, typer.Option(help="d, the largest risk accepted.")] = None,
     max_candidates: Annotated[int | None, typer.Option(help="K, candidates a block.")] = None,
-    token_price: Annotated[float, typer.Option(help="Price of a token, in reward.")] = 0.0,
+    token_price: Annotated[
+        float, typer.Option(help="Price of a token, in reward; this decoder spends K throughout.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -35,13 +37,17 @@ def generate(
     asked = [prompt] if prompt is not None else read_prompts(prompts or "")
     from tailguard.pipeline import load_decoder, quiet_libraries, request_measure
 
+    if token_price:
+        raise InputError(
+            "--token-price: decoders of this version draw all their candidates and cannot weigh"
+            " tokens yet; leave it out and lower --max-candidates instead"
+        )
     quiet_libraries()
     answers = load_decoder(decoder).generate(
         asked,
         measure=request_measure(measure, tail_mass),
         budget=budget,
         max_candidates=max_candidates,
-        token_price=token_price,
         seed=seed,
     )
     for answer in answers:

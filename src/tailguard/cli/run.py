@@ -90,8 +90,9 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
     if until != "report":
         typer.echo(made[until])
         return
-    from tailguard.pipeline.report import table_rows
+    from tailguard.evaluation.table import table_rows
+    from tailguard.pipeline.report import record_rows
 
-    print_table(table_rows(made["evaluate"]), title=recipe.name)
+    print_table(table_rows(record_rows(made["evaluate"])), title=recipe.name)
     typer.echo(f"report: {made['report'] / 'report.html'}")
     typer.echo(f"decoder: {made['calibrate']}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,13 @@ class Answer:
     num_candidates: int
     num_tokens_generated: int
     num_forward_passes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON can hold it; an infinite bound is None."""
+        fields = asdict(self)
+        if not math.isfinite(self.risk_upper_bound):
+            fields["risk_upper_bound"] = None
+        return fields
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from tailguard.artifacts import write_json
 from tailguard.config import Recipe
-from tailguard.data import Prompt
+from tailguard.data import Prompt, prompt_id
+from tailguard.data.table import write_table
 from tailguard.decoding import (
     CalibratedProfile,
     Certificate,
@@ -34,6 +35,7 @@ from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_director
 from tailguard.risk import CVaR, cvar_upper_bound
 
 CERTIFICATES_NAME = "certificates.json"
+SEEN_NAME = "calibration_prompts.parquet"
 _PART = 256
 
 
@@ -233,6 +235,9 @@ def _write(
         cost_bound=recipe.scorers.cost_bound,
         max_scorer_tokens=recipe.scorers.max_tokens,
         profiles=tuple(profiles),
+        thresholds=tuple(entry["choice"]["threshold"] for entry in certificates),
     )
     content.write(directory / DECODER_NAME)
     write_json(directory / CERTIFICATES_NAME, certificates)
+    seen = read_split(work.parents["prepare"], "calibrate")
+    write_table(directory / SEEN_NAME, {"prompt_id": [prompt_id(prompt) for prompt in seen]})

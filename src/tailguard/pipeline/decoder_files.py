@@ -34,6 +34,7 @@ class DecoderFile:
         cost_bound: declared largest cost, for certificates.
         max_scorer_tokens: longest text that is scored.
         profiles: the calibrated grid.
+        thresholds: ν of each profile's certificate.
     """
 
     model: str
@@ -42,6 +43,7 @@ class DecoderFile:
     cost_bound: float
     max_scorer_tokens: int
     profiles: tuple[CalibratedProfile, ...]
+    thresholds: tuple[float, ...]
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -52,7 +54,8 @@ class DecoderFile:
         """Read what `write` wrote."""
         fields: dict[str, Any] = read_json(path)
         profiles = tuple(_profile(entry) for entry in fields.pop("profiles"))
-        return cls(profiles=profiles, **fields)
+        thresholds = tuple(float(nu) for nu in fields.pop("thresholds"))
+        return cls(profiles=profiles, thresholds=thresholds, **fields)
 
 
 def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:

@@ -89,7 +89,11 @@ def _build(work: Work) -> dict[str, Any]:
         work.directory / RECORD_NAME,
         {
             "title": work.recipe.name,
-            "judge": {"name": setting.judge.name, **setting.judge.figures},
+            "judge": {
+                "name": setting.judge.name,
+                "in_scorer_units": not isinstance(work.recipe.data, FileData),
+                **setting.judge.figures,
+            },
             "num_prompts": int(setting.in_sample.sum()),
             "num_benign": int(setting.benign.sum()),
             "rows": rows,

@@ -1,0 +1,87 @@
+"""Requests to a decoder from outside: measures by name, and certificates on new prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tailguard.artifacts import find_artifact
+from tailguard.data import Prompt, prompt_id
+from tailguard.data.table import read_table
+from tailguard.decoding import match_profile
+from tailguard.errors import InputError
+from tailguard.pipeline.calibrate import SEEN_NAME, draft_in_parts, served_costs
+from tailguard.pipeline.decoder_files import DECODER_NAME, DecoderFile, load_decoder
+from tailguard.risk import CVaR, Mean, RiskMeasure, cvar_upper_bound
+
+MEASURES = ("cvar", "mean", "mean-cvar", "entropic")
+
+
+def request_measure(name: str, tail_mass: float | None) -> RiskMeasure | None:
+    """The measure that a command asks for; None where it leaves the choice to the decoder.
+
+    Raises:
+        InputError: an unknown name, or CVaR without a tail mass beside a budget.
+    """
+    if name not in MEASURES:
+        raise InputError(f"--measure {name}: give one of {', '.join(MEASURES)}")
+    if name == "mean":
+        return Mean()
+    if name != "cvar":
+        raise InputError(f"--measure {name}: this decoder is calibrated for cvar and mean only")
+    return None if tail_mass is None else CVaR(tail_mass)
+
+
+def certify_decoder(
+    path: Path,
+    prompts: Sequence[Prompt],
+    *,
+    tail_mass: float,
+    budget: float | None,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Bound the CVaR of what a decoder serves on prompts that it never saw.
+
+    Raises:
+        InputError: a prompt that the decoder was calibrated on, or bad numbers.
+        InfeasibleError: no profile is as strict.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"--confidence {confidence}: must lie in (0, 1)")
+    directory = find_artifact(path, "Decoder")
+    seen = set(read_table(directory / SEEN_NAME)["prompt_id"])
+    overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
+    if overlap:
+        raise InputError(
+            f"--prompts: {overlap} of {len(prompts)} were used to calibrate this decoder;"
+            " a certificate needs prompts that it never saw"
+        )
+    decoder = load_decoder(directory)
+    content = DecoderFile.read(directory / DECODER_NAME)
+    strictest = min(p.budget for p in decoder.profiles)
+    profile = match_profile(
+        decoder.profiles, "cvar", tail_mass, strictest if budget is None else budget
+    )
+    threshold = content.thresholds[decoder.profiles.index(profile)]
+    drafts = draft_in_parts(
+        decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
+    )
+    costs = served_costs(drafts, profile.setting.acceptance_level, content.cost_bound)
+    bound = cvar_upper_bound(
+        costs, tail_mass, threshold, upper=content.cost_bound, confidence=confidence
+    )
+    return {
+        "measure": "cvar",
+        "tail_mass": tail_mass,
+        "budget": profile.budget,
+        "risk_upper_bound": bound,
+        "confidence": confidence,
+        "certified": bound <= profile.budget,
+        "num_prompts": len(prompts),
+        "abstained": float(
+            sum(not d.cost_bound <= profile.setting.acceptance_level for d in drafts)
+        )
+        / len(drafts),
+    }
