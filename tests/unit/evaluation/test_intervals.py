@@ -56,15 +56,14 @@ def test_resamples_come_in_blocks_that_do_not_change_them(monkeypatch):
     assert whole[1] == pytest.approx(parts[1])
 
 
-@pytest.mark.parametrize("shape", [2.5, 3.5])
-def test_cvar_interval_covers_a_heavy_tail_that_the_percentiles_do_not(shape):
-    rng, repetitions, alpha = np.random.default_rng(4), 120, 0.05
+def test_cvar_interval_covers_a_heavy_tail_that_the_percentiles_do_not():
+    rng, repetitions, alpha, shape = np.random.default_rng(4), 120, 0.05, 2.5
     truth = alpha ** (-1 / shape) * shape / (shape - 1) - 1
     ours = usual = 0
     for _ in range(repetitions):
         costs = rng.pareto(shape, 600)
-        made = cvar_intervals(costs, [alpha], generator=rng, num_resamples=300)[0]
-        again, _ = resampled(costs, None, np.array([alpha]), 300, rng)
+        made = cvar_intervals(costs, [alpha], generator=rng, num_resamples=200)[0]
+        again, _ = resampled(costs, None, np.array([alpha]), 200, rng)
         low, high = np.quantile(again, [0.025, 0.975])
         ours += made.lower <= truth <= made.upper
         usual += low <= truth <= high

@@ -66,7 +66,7 @@ def test_no_random_feasible_law_does_better(world, reference):
     measure, budget = CVaR(0.2), 0.2
     best = exact_optimum(world, reference, measure, budget, KL_COEF)
     feasible = 0
-    for scale in rng.uniform(0, 4, 2000):
+    for scale in rng.uniform(0, 4, 500):
         noise = rng.normal(size=world.reward.shape)
         log_law = best.log_probs + 0.1 * scale * noise
         log_law -= np.logaddexp.reduce(log_law, axis=1, keepdims=True)
@@ -74,7 +74,7 @@ def test_no_random_feasible_law_does_better(world, reference):
         if rival.risk <= budget:
             feasible += 1
             assert rival.value <= best.outcome.value + 1e-9
-    assert feasible > 100
+    assert feasible > 25
 
 
 def test_a_loose_budget_binds_nothing(world, reference):
