@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,21 @@ from tailguard.models.policy import Policy, load_policy
 from tailguard.training.random_state import seeded
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A trained LoRA adapter and how its training went.
+
+    Attributes:
+        path: a plain peft folder.
+        curve: one dict of figures per step.
+        seconds: wall-clock time of the training.
+    """
+
+    path: Path
+    curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    seconds: float = 0.0
 
 
 def open_adapter(
@@ -40,7 +55,7 @@ def open_adapter(
     if start_adapter is not None:
         if not (Path(start_adapter) / "adapter_config.json").is_file():
             raise InputError(f"start_adapter={str(start_adapter)!r}: no adapter_config.json there")
-        with without_peft_noise():
+        with without_renaming_noise():
             opened = cast(Any, PeftModel).from_pretrained(
                 policy.model, str(start_adapter), is_trainable=True
             )
@@ -55,7 +70,7 @@ def open_adapter(
         target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
         task_type="CAUSAL_LM",
     )
-    with seeded(seed), without_peft_noise():
+    with seeded(seed), without_renaming_noise():
         return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
 
 
@@ -76,8 +91,8 @@ def save_adapter(model: Any, folder: Path) -> Path:
 
 
 @contextmanager
-def without_peft_noise() -> Generator[None]:
-    """Silence: peft 0.21 asks transformers 5.23 for a name that it will rename."""
+def without_renaming_noise() -> Generator[None]:
+    """Silence: peft 0.21 and TRL 1.16 ask transformers 5.23 for a name that it will rename."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
-from tailguard.training.adapters import open_adapter, save_adapter
+from tailguard.training.adapters import TrainedAdapter, open_adapter, save_adapter
 from tailguard.training.random_state import seeded
 from tailguard.training.weighted_likelihood import (
     Progress,
@@ -53,21 +53,6 @@ class DistillationSettings:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate={self.learning_rate}: give a positive number")
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A trained LoRA adapter and how its training went.
-
-    Attributes:
-        path: a plain peft folder.
-        curve: one dict of figures per step.
-        seconds: wall-clock time of the training.
-    """
-
-    path: Path
-    curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
-    seconds: float = 0.0
 
 
 def distil(

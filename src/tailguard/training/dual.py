@@ -1,0 +1,187 @@
+"""The dual side of constrained training: shaped penalties, and λ that follows the violation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float
+
+from tailguard.errors import InputError
+from tailguard.risk import CVaR, RiskMeasure
+from tailguard.training.cost_window import CostWindow
+from tailguard.training.pid import PID, PIDState, newton_scale
+
+_SHOWN_TAIL = CVaR(0.1)  # of every cost, constrained or not
+
+
+@dataclass(frozen=True)
+class PlannedConstraint:
+    """ρ(C) ≤ d with the plan's solution: trained as E φ_ν(C) ≤ d, which implies it.
+
+    Attributes:
+        measure: ρ.
+        budget: d, finite.
+        threshold: ν, held fixed; a tuple for a measure with several.
+        multiplier: λ₀ ≥ 0, where the controller starts.
+        cost_index: which of the cost functions it limits.
+    """
+
+    measure: RiskMeasure
+    budget: float
+    threshold: float | tuple[float, ...] = 0.0
+    multiplier: float = 0.0
+    cost_index: int = 0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.budget):
+            raise InputError(f"budget={self.budget}: leave the constraint out, or give a number")
+        if not np.isfinite(self.threshold).all():
+            raise InputError(f"threshold={self.threshold}: give the plan's, a finite number")
+
+    def penalty(self, costs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """φ_ν(c), float64 [n]."""
+        return self.measure.penalty(costs, np.asarray(self.threshold))
+
+
+@dataclass(frozen=True)
+class DualState:
+    """One controller per constraint, one window per cost function."""
+
+    controls: tuple[PIDState, ...]
+    windows: tuple[CostWindow, ...]
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Turns costs into −Σ λφ_ν(c) and moves λ, once a batch, by the same costs and their window.
+
+    Attributes:
+        constraints: what is limited; none for unconstrained training, which is watched only.
+        num_costs: number of cost functions.
+        kl_coef: β, which sets the size of a step (`newton_scale`).
+        pid: the controller, in Newton steps.
+        window_size: how many recent costs estimate E φ_ν(C).
+    """
+
+    constraints: tuple[PlannedConstraint, ...]
+    num_costs: int
+    kl_coef: float
+    window_size: int
+    pid: PID = field(default_factory=PID)
+
+    def __post_init__(self) -> None:
+        for number, constraint in enumerate(self.constraints):
+            if not 0 <= constraint.cost_index < self.num_costs:
+                raise InputError(
+                    f"constraints[{number}] limits cost {constraint.cost_index}, but there are "
+                    f"{self.num_costs} cost functions: give cost_funcs"
+                )
+
+    def init(self) -> DualState:
+        """Every λ at its λ₀, windows empty."""
+        return DualState(
+            tuple(self.pid.init(constraint.multiplier) for constraint in self.constraints),
+            tuple(CostWindow(self.window_size) for _ in range(self.num_costs)),
+        )
+
+    def shape(
+        self, state: DualState, costs: Float[np.ndarray, "n costs"]
+    ) -> Float[np.ndarray, "n costs"]:
+        """What each cost adds to the reward: −Σ λφ_ν(c) over the constraints on that cost."""
+        shaped = np.zeros_like(costs)
+        for constraint, control in zip(self.constraints, state.controls, strict=True):
+            column = constraint.cost_index
+            shaped[:, column] -= control.multiplier * constraint.penalty(costs[:, column])
+        return shaped
+
+    def update(self, state: DualState, costs: Float[np.ndarray, "n costs"]) -> DualState:
+        """The state after this batch.
+
+        Raises:
+            ScoreError: a cost is not finite.
+        """
+        windows = tuple(w.push(costs[:, j]) for j, w in enumerate(state.windows))
+        controls: list[PIDState] = []
+        for constraint, control in zip(self.constraints, state.controls, strict=True):
+            recent = windows[constraint.cost_index].costs
+            penalty = constraint.penalty(recent)
+            scale = newton_scale(float(penalty.var()), float(recent.var()), self.kl_coef)
+            violation = float(penalty.mean()) - constraint.budget
+            controls.append(self.pid.update(control, violation, scale=scale))
+        return DualState(tuple(controls), windows)
+
+    def figures(self, state: DualState) -> dict[str, float]:
+        """For curves. A name is followed by its number where there are several of its kind.
+
+        Per constraint: multiplier, threshold, violation (E φ_ν − d over the window), risk (ρ of the
+        window), tail_size (N·α of the window). Per cost: window_cost (mean), window_cvar (α = .1).
+        """
+        shown: dict[str, float] = {}
+        for j, window in enumerate(state.windows):
+            if len(window.costs):
+                end = numbered("", j, len(state.windows))
+                shown[f"window_cost{end}"] = float(window.costs.mean())
+                shown[f"window_cvar{end}"] = _risk(_SHOWN_TAIL, window)
+        pairs = zip(self.constraints, state.controls, strict=True)
+        for k, (constraint, control) in enumerate(pairs):
+            end = numbered("", k, len(self.constraints))
+            window = state.windows[constraint.cost_index]
+            shown[f"multiplier{end}"] = control.multiplier
+            shown[f"threshold{end}"] = float(np.min(constraint.threshold))
+            if len(window.costs):
+                shown[f"violation{end}"] = control.violation
+                shown[f"risk{end}"] = _risk(constraint.measure, window)
+                shown[f"tail_size{end}"] = len(window.costs) * smallest_tail(constraint.measure)
+        return shown
+
+
+def smallest_tail(measure: RiskMeasure) -> float:
+    """The smallest tail mass that a measure looks at; 1 where it looks at all of them alike."""
+    masses = getattr(measure, "tail_masses", None) or (getattr(measure, "tail_mass", 1.0),)
+    return float(min(cast("Sequence[float]", masses)))
+
+
+def state_to_json(state: DualState) -> dict[str, Any]:
+    """The state as JSON values."""
+    return {
+        "controls": [
+            [c.multiplier, c.integral, None if math.isnan(c.violation) else c.violation]
+            for c in state.controls
+        ],
+        "windows": [window.costs.tolist() for window in state.windows],
+    }
+
+
+def state_from_json(values: dict[str, Any], like: DualState) -> DualState:
+    """The state that `state_to_json` wrote; `like` says how many there are and how long windows are.
+
+    Raises:
+        InputError: it was written for other constraints.
+    """
+    controls, windows = values.get("controls", []), values.get("windows", [])
+    if len(controls) != len(like.controls) or len(windows) != len(like.windows):
+        raise InputError(
+            f"the saved dual state has {len(controls)} multipliers and {len(windows)} costs; this "
+            f"run has {len(like.controls)} and {len(like.windows)}: resume with the same constraints"
+        )
+    return DualState(
+        tuple(PIDState(m, i, math.nan if v is None else v) for m, i, v in controls),
+        tuple(
+            CostWindow(window.capacity).push(np.asarray(costs, dtype=np.float64))
+            for window, costs in zip(like.windows, windows, strict=True)
+        ),
+    )
+
+
+def numbered(name: str, index: int, count: int) -> str:
+    """The name of a figure, with its number where there are several of its kind."""
+    return name if count == 1 else f"{name}_{index}"
+
+
+def _risk(measure: RiskMeasure, window: CostWindow) -> float:
+    size = len(window.costs)
+    return float(measure.value_rows(window.costs, np.full(size, 1.0 / size)))

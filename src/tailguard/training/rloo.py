@@ -1,0 +1,238 @@
+"""On-policy training: TRL's RLOO on r − λφ_ν(c) − β log π/π_ref, closed to unscored answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
+
+from tailguard.errors import InputError, ScoreError
+from tailguard.planning import RiskConstraint
+from tailguard.risk import Mean
+from tailguard.training.dual import (
+    Dual,
+    DualState,
+    PlannedConstraint,
+    numbered,
+    smallest_tail,
+    state_from_json,
+    state_to_json,
+)
+from tailguard.training.pid import PID
+
+DUAL_STATE_NAME = "dual_state.json"
+_TAIL_ANSWERS = 10  # fewer in the tail estimate nothing
+
+
+class RiskConstrainedRLOOTrainer(RLOOTrainer):
+    """RLOO with costs: the reward of an answer is Σ w·r − Σ λφ_ν(c), less β log π/π_ref.
+
+    Differs from TRL's trainer in four things. The matrix of scores is closed: one NaN or infinity
+    stops training, where TRL's sum over the functions would read a NaN cost as harmless. Columns
+    of costs become penalties, and each λ makes one PID step per generated batch, from that batch
+    and a window before it. π_ref is the base model with its adapter off, also where training starts
+    from a trained adapter (TRL would take a copy of that adapter). And λ, its integral and the
+    window are kept in checkpoints.
+
+    Refused, because they undo the units of λ or cut the tail: normalize_advantages,
+    reward_clip_range, mask_truncated_completions, and sampling other than from π itself.
+
+    Attributes:
+        dual: the constraints and their control.
+        dual_state: its state now.
+    """
+
+    dual: Dual
+    dual_state: DualState
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        *,
+        cost_funcs: Any = (),
+        constraints: Sequence[RiskConstraint | PlannedConstraint] = (),
+        thresholds: Any = None,
+        multipliers: Any = 0.0,
+        args: RLOOConfig | None = None,
+        **trl_arguments: Any,
+    ) -> None:
+        """All other arguments are TRL's.
+
+        Args:
+            model: as TRL: a path, a model, or a peft model.
+            reward_funcs: one or a list, as TRL; larger is better.
+            cost_funcs: one or a list, of the same form; larger is worse.
+            constraints: what the costs must keep. As many as cost functions: one each; else all on
+                the one cost function. A `PlannedConstraint` says itself which.
+            thresholds: ν of each `RiskConstraint`, as `Solution.threshold`.
+            multipliers: λ₀ of each, as `Solution.multiplier`.
+            args: TRL's configuration; also read here: beta.
+            **trl_arguments: passed on, except pid (a `PID`) and window_size (costs kept).
+
+        Raises:
+            InputError: settings that break the method, or constraints without costs or thresholds.
+        """
+        rewards, costs = _as_list(reward_funcs), _as_list(cost_funcs)
+        pid: PID = trl_arguments.pop("pid", None) or PID()
+        window_size: int | None = trl_arguments.pop("window_size", None)
+        args = RLOOConfig("rloo") if args is None else copy.copy(args)
+        _check_arguments(args)
+        planned = _planned(constraints, thresholds, multipliers, len(costs))
+        if args.reward_weights is not None:
+            args.reward_weights = [*args.reward_weights, *([1.0] * len(costs))]
+        super().__init__(model, [*rewards, *costs], args=args, **trl_arguments)
+        names: list[str] = cast(Any, self).reward_func_names
+        self.num_rewards = len(rewards)
+        names[len(rewards) :] = [f"penalty/{name}" for name in names[len(rewards) :]]
+        self._use_base_as_reference()
+        size = window_size or _window_size(planned, int(cast(Any, args).generation_batch_size))
+        self.dual = Dual(planned, len(costs), float(args.beta), size, pid)
+        self.dual_state = self.dual.init()
+
+    def _use_base_as_reference(self) -> None:
+        """Drop the copy of a starting adapter that TRL would hold π against."""
+        trainer = cast(Any, self)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if "ref" in getattr(model, "peft_config", {}):
+            model.delete_adapter("ref")
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
+        """The gathered matrix [answers, functions], costs turned into penalties.
+
+        Raises:
+            ScoreError: an entry is NaN or infinite; on every process, for the matrix is gathered.
+        """
+        parent = cast(Any, super())
+        scores: Tensor = parent._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
+        _require_scored(scores, cast(Any, self).reward_func_names)
+        costs = scores[:, self.num_rewards :].double().cpu().numpy()
+        shaped = torch.as_tensor(self.dual.shape(self.dual_state, costs))
+        matrix = torch.cat([scores[:, : self.num_rewards], shaped.to(scores)], dim=1)
+        if cast(Any, self).model.training:
+            used = self.dual_state
+            self.dual_state = self.dual.update(used, costs)
+            self._log_figures(used, scores, costs)
+        return matrix
+
+    def _log_figures(self, used: DualState, scores: Tensor, costs: np.ndarray) -> None:
+        """λ as this batch used it; the rest as this batch left it."""
+        figures = self.dual.figures(self.dual_state)
+        before = self.dual.figures(used)
+        figures |= {name: before[name] for name in before if name.startswith("multiplier")}
+        weights = cast(Any, self).reward_weights[: self.num_rewards].to(scores)
+        figures["mean_reward"] = float((scores[:, : self.num_rewards] @ weights).mean())
+        for j in range(costs.shape[1]):
+            figures[numbered("mean_cost", j, costs.shape[1])] = float(costs[:, j].mean())
+        for name, value in figures.items():
+            cast(Any, self)._metrics["train"][f"risk/{name}"].append(value)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        cast(Any, super())._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if cast(Any, self).is_world_process_zero():
+            text = json.dumps(state_to_json(self.dual_state))
+            (folder / DUAL_STATE_NAME).write_text(text, encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As TRL, and λ with it.
+
+        Raises:
+            InputError: the checkpoint holds no dual state, or that of other constraints.
+        """
+        path = Path(resume_from_checkpoint) / DUAL_STATE_NAME
+        if not path.is_file():
+            raise InputError(f"{path} is not there: this checkpoint cannot be resumed safely")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        self.dual_state = state_from_json(values, self.dual.init())
+        cast(Any, super())._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
+
+
+def _require_scored(scores: Tensor, names: Sequence[str]) -> None:
+    finite = torch.isfinite(scores)
+    if not bool(finite.all()):
+        row, column = (int(i) for i in (~finite).nonzero()[0])
+        raise ScoreError(
+            f"{names[column]} gave {float(scores[row, column])} for answer {row}: training stops, "
+            "because an answer without a score would count as harmless"
+        )
+
+
+def _check_arguments(args: Any) -> None:
+    refused: dict[str, Any] = {
+        "normalize_advantages": (False, "it divides λ by the spread of each batch"),
+        "reward_clip_range": (None, "it cuts the tail that is being limited"),
+        "mask_truncated_completions": (False, "harm in a cut-off answer would move nothing"),
+        "temperature": (1.0, "the tail must be that of the policy itself"),
+        "top_p": (1.0, "the tail must be that of the policy itself"),
+        "top_k": (0, "the tail must be that of the policy itself"),
+        "min_p": (None, "the tail must be that of the policy itself"),
+        "repetition_penalty": (1.0, "the tail must be that of the policy itself"),
+    }
+    for name, (needed, reason) in refused.items():
+        if getattr(args, name) != needed:
+            raise InputError(f"{name}={getattr(args, name)}: set it to {needed}; {reason}")
+
+
+def _as_list(functions: Any) -> list[Any]:
+    if isinstance(functions, list | tuple):
+        return list(cast("Sequence[Any]", functions))
+    return [functions]
+
+
+def _planned(
+    constraints: Sequence[RiskConstraint | PlannedConstraint],
+    thresholds: Any,
+    multipliers: Any,
+    num_costs: int,
+) -> tuple[PlannedConstraint, ...]:
+    count = len(constraints)
+    nus = _per_constraint("thresholds", thresholds, count)
+    lambdas = _per_constraint("multipliers", multipliers, count)
+    if count > 1 and num_costs > 1 and count != num_costs:
+        raise InputError(f"{count} constraints for {num_costs} cost_funcs: give one each")
+    return tuple(
+        c if isinstance(c, PlannedConstraint) else _plan(c, nu, lam, k if num_costs > 1 else 0)
+        for k, (c, nu, lam) in enumerate(zip(constraints, nus, lambdas, strict=True))
+    )
+
+
+def _plan(constraint: RiskConstraint, nu: Any, lam: Any, column: int) -> PlannedConstraint:
+    if constraint.scope != "pooled":
+        raise InputError('scope="per_prompt": training takes constraints of scope "pooled"')
+    if nu is None and not isinstance(constraint.measure, Mean):
+        raise InputError("thresholds is missing: give the plan's, solve(...).threshold")
+    threshold = 0.0 if nu is None else tuple(nu) if np.ndim(nu) else float(nu)
+    return PlannedConstraint(
+        constraint.measure, float(constraint.budget), threshold, float(lam), column
+    )
+
+
+def _per_constraint(name: str, values: Any, count: int) -> list[Any]:
+    """One value for each constraint, from one for all or a sequence."""
+    if values is None or np.ndim(values) == 0 or (count == 1 and len(values) != 1):
+        return [values] * count
+    if len(values) != count:
+        raise InputError(f"{name} has {len(values)} entries for {count} constraints")
+    return list(values)
+
+
+def _window_size(planned: Sequence[PlannedConstraint], batch: int) -> int:
+    """Four batches, or as many costs as put ten in the smallest tail."""
+    tails = [smallest_tail(constraint.measure) for constraint in planned]
+    return max([4 * batch, *(int(np.ceil(_TAIL_ANSWERS / tail)) for tail in tails)])

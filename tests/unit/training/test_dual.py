@@ -1,0 +1,104 @@
+"""Penalties, the multiplier's step and its figures, against hand-made numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tailguard.errors import InputError
+from tailguard.risk import CVaR, Mean, Spectral
+from tailguard.training.dual import (
+    Dual,
+    PlannedConstraint,
+    smallest_tail,
+    state_from_json,
+    state_to_json,
+)
+from tailguard.training.pid import PID
+
+COSTS = np.array([[0.0, 5.0], [1.0, -1.0], [3.0, 2.0], [-2.0, 0.0]])
+
+
+def two_costs():
+    return Dual(
+        (
+            PlannedConstraint(CVaR(0.25), 0.5, threshold=1.0, multiplier=0.3),
+            PlannedConstraint(Mean(), -1.0, multiplier=2.0, cost_index=1),
+            PlannedConstraint(CVaR(0.5), 0.0, threshold=-1.0, multiplier=0.1),
+        ),
+        num_costs=2,
+        kl_coef=0.2,
+        window_size=6,
+        pid=PID(proportional=0.0, integral=1.0),
+    )
+
+
+def test_shaping_is_the_sum_over_constraints_of_each_cost():
+    dual = two_costs()
+    first = COSTS[:, 0]
+    tail = 0.3 * (1.0 + np.maximum(first - 1.0, 0) / 0.25)
+    half = 0.1 * (-1.0 + np.maximum(first + 1.0, 0) / 0.5)
+    expected = np.stack([-tail - half, -2.0 * COSTS[:, 1]], axis=1)
+    assert dual.shape(dual.init(), COSTS) == pytest.approx(expected)
+
+
+def test_update_uses_the_window_and_steps_once():
+    dual = two_costs()
+    state = dual.update(dual.update(dual.init(), COSTS), COSTS + 1.0)
+    recent = np.concatenate([COSTS[2:, 0], COSTS[:, 0] + 1.0])
+    assert state.windows[0].costs == pytest.approx(recent)
+    penalty = 1.0 + np.maximum(recent - 1.0, 0) / 0.25
+    before = 1.0 + np.maximum(COSTS[:, 0] - 1.0, 0) / 0.25
+    expected = 0.3
+    for costs, values in ((COSTS[:, 0], before), (recent, penalty)):
+        expected += 0.2 / max(values.var(), costs.var()) * (values.mean() - 0.5)
+    assert state.controls[0].multiplier == pytest.approx(expected)
+    assert state.controls[0].violation == pytest.approx(penalty.mean() - 0.5)
+
+
+def test_figures_name_what_they_count():
+    dual = Dual((PlannedConstraint(CVaR(0.25), 0.5, threshold=1.0),), 1, 0.1, 8)
+    assert set(dual.figures(dual.init())) == {"multiplier", "threshold"}
+    figures = dual.figures(dual.update(dual.init(), COSTS[:, :1]))
+    assert figures["tail_size"] == 1.0  # 4 costs, a quarter of them
+    assert figures["risk"] == 3.0
+    assert figures["window_cost"] == 0.5
+    several = two_costs()
+    names = several.figures(several.update(several.init(), COSTS))
+    assert {"multiplier_2", "tail_size_0", "window_cvar_1"} <= set(names)
+
+
+def test_state_goes_through_json():
+    dual = two_costs()
+    for state in (dual.init(), dual.update(dual.init(), COSTS)):
+        again = state_from_json(json.loads(json.dumps(state_to_json(state))), dual.init())
+        assert str(again) == str(state)  # NaN and arrays compare as text
+        assert math.isnan(again.controls[0].violation) == (state.windows[0].costs.size == 0)
+    other = Dual((), 2, 0.1, 6)
+    with pytest.raises(InputError, match="same constraints"):
+        state_from_json(state_to_json(dual.init()), other.init())
+
+
+def test_smallest_tail():
+    assert smallest_tail(Mean()) == 1.0
+    assert smallest_tail(CVaR(0.05)) == 0.05
+    assert smallest_tail(Spectral((0.1, 1.0), (0.5, 0.5))) == 0.1
+
+
+def test_spectral_thresholds_shape_the_reward():
+    measure = Spectral((0.5, 1.0), (0.5, 0.5))
+    planned = PlannedConstraint(measure, 1.0, threshold=(0.0, 1.0), multiplier=2.0)
+    costs = np.array([[-1.0], [2.0]])
+    dual = Dual((planned,), 1, 0.1, 4)
+    by_hand = [0.5 * 0.0 + 0.5 * 1.0, 0.5 * 2.0 / 0.5 + 0.5 * (1.0 + 1.0)]
+    assert dual.shape(dual.init(), costs)[:, 0] == pytest.approx(-2.0 * np.array(by_hand))
+
+
+def test_wrong_plans_are_named():
+    with pytest.raises(InputError, match="budget=inf"):
+        PlannedConstraint(CVaR(0.1), math.inf)
+    with pytest.raises(InputError, match="threshold=nan"):
+        PlannedConstraint(CVaR(0.1), 0.0, threshold=math.nan)
+    with pytest.raises(InputError, match="limits cost 1"):
+        Dual((PlannedConstraint(Mean(), 0.0, cost_index=1),), 1, 0.1, 4)
