@@ -109,7 +109,7 @@ class ScorerSection(Section):
     reward_model: str = ""
     cost_model: str = ""
     backbone: str = ""
-    num_heads: Annotated[int, Field(ge=2)] = 8
+    num_heads: Annotated[int, Field(ge=4)] = 8
     num_epochs: Positive = 1.0
     learning_rate: Positive = 2e-4
     batch_size: Count = 32
