@@ -87,6 +87,10 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
             bars.line(f"{seconds:7.1f} s  {name:<12} {path}{' (was there)' if skipped else ''}")
 
         made = run_chain(recipe, out, until=until, progress=bars, on_stage=on_stage)
+    if until == "plan":
+        from tailguard.pipeline.plan import frontier_rows
+
+        print_table(frontier_rows(made["plan"]), title=f"{recipe.name}: reward-tail frontier")
     if until != "report":
         typer.echo(made[until])
         return

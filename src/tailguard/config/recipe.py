@@ -102,6 +102,9 @@ class ScorerSection(Section):
         batch_size: pairs a step.
         max_tokens: longest prompt and answer together.
         num_pairs: at most so many pairs a scorer.
+        sign_weight: weight of the safe/unsafe signs beside the comparisons of cost. Signs fix the
+            zero; where comparisons follow Bradley–Terry in units of cost, a small weight keeps
+            those units.
         pessimism: the cost used everywhere is the ensemble's mean + pessimism · its spread.
         cost_bound: declared largest cost; scores are clipped there. Certificates need it.
     """
@@ -115,6 +118,7 @@ class ScorerSection(Section):
     batch_size: Count = 32
     max_tokens: Count = 256
     num_pairs: Count = 8000
+    sign_weight: Annotated[float, Field(gt=0)] = 0.5
     pessimism: Annotated[float, Field(ge=0)] = 0.5
     cost_bound: float = 10.0
 

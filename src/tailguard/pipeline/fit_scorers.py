@@ -87,6 +87,7 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
             num_epochs=settings.num_epochs,
             batch_size=settings.batch_size,
             max_tokens=settings.max_tokens,
+            sign_weight=settings.sign_weight,
         ),
         seed=work.seed(kind),
         on_progress=work.steps(f"{kind} scorer"),
@@ -95,7 +96,7 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
         scorer,
         train,
         held,
-        settings=HeadFitting(num_heads=settings.num_heads),
+        settings=HeadFitting(num_heads=settings.num_heads, sign_weight=settings.sign_weight),
         seed=work.seed(f"{kind} heads"),
     )
     check = check_scorer(ensemble, held, kind=kind)

@@ -12,6 +12,7 @@ import numpy as np
 from tailguard.artifacts import read_json, write_json
 from tailguard.config import Recipe, Target
 from tailguard.errors import InfeasibleError
+from tailguard.evaluation.figures import draw_figures
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.pipeline.bank import BANK_NAME, read_bank
 from tailguard.pipeline.stage import Stage, Work
@@ -70,16 +71,19 @@ def _build(work: Work) -> dict[str, Any]:
         work.progress("plan: targets", number + 1, len(settings.targets))
     if settings.num_members:
         planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
+    points = [
+        {"tail_mass": p.measure.tail_mass, "budget": p.budget, **_figures(s)}
+        for p, s in zip(profiles, solutions, strict=True)
+        if isinstance(p.measure, CVaR)
+    ]
+    for drawn in draw_figures({"frontier": points}):
+        (work.directory / f"{drawn.name}.png").write_bytes(drawn.png)
     write_json(
         work.directory / PLAN_NAME,
         {
             "kl_coef": settings.kl_coef,
             "targets": [asdict(target) for target, _ in planned],
-            "frontier": [
-                {"tail_mass": p.measure.tail_mass, "budget": p.budget, **_figures(s)}
-                for p, s in zip(profiles, solutions, strict=True)
-                if isinstance(p.measure, CVaR)
-            ],
+            "frontier": points,
             "reference": {"reward": float(bank.reward.mean())}
             | {f"cvar_{a}": CVaR(a).value(bank.cost.ravel()) for a in settings.tail_masses},
         },
@@ -97,6 +101,25 @@ def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
     """The plan, and its targets."""
     plan = read_json(directory / PLAN_NAME)
     return plan, [PlannedTarget(**fields) for fields in plan["targets"]]
+
+
+def frontier_rows(directory: Path) -> list[dict[str, str]]:
+    """The planned frontier as lines of a table."""
+    headings = {
+        "tail_mass": "tail mass α",
+        "budget": "budget d",
+        "reward": "reward",
+        "risk": "CVaR",
+        "kl": "KL, nats",
+        "multiplier": "multiplier λ",
+        "threshold": "threshold ν",
+        "effective_sample_size": "effective samples",
+    }
+    plan, _ = read_plan(directory)
+    return [
+        {heading: f"{point[key]:.3g}" for key, heading in headings.items()}
+        for point in plan["frontier"]
+    ]
 
 
 def read_weights(directory: Path, name: str) -> np.ndarray:
