@@ -46,8 +46,11 @@ class TinyScorers:
         self.tokenizer().save_pretrained(folder)
         return folder
 
+    def causal_lm(self, seed=0):
+        return _redrawn(LlamaForCausalLM(_config(2)), seed)
+
     def save_causal_lm(self, folder, seed=0):
-        _redrawn(LlamaForCausalLM(_config(2)), seed).save_pretrained(folder)
+        self.causal_lm(seed).save_pretrained(folder)
         self.tokenizer().save_pretrained(folder)
         return folder
 

@@ -85,8 +85,9 @@ def save_scorer(
     if scorer.heads is not None:
         with torch.no_grad():
             scorer.model.score.weight.copy_(scorer.heads.mean(dim=0, keepdim=True))
-    scorer.model.save_pretrained(folder)
-    scorer.tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        scorer.model.save_pretrained(folder)
+        scorer.tokenizer.save_pretrained(folder)
     if scorer.heads is not None:
         write_tensors(folder / HEADS_FILE, {"heads": scorer.heads}, metadata)
     else:
