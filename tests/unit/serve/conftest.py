@@ -22,7 +22,7 @@ class FakeAnswer:
         return self.fields
 
 
-def answer_fields(text="fine", *, abstained=False, cost=0.25, **more):
+def answer_fields(text="fine", *, abstained=False, cost: float | None = 0.25, **more):
     return {
         "text": text,
         "abstained": abstained,
