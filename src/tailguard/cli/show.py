@@ -20,6 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 
+_WIDEST = 1000  # in a file no cell need be broken; a table takes only what it needs
+
+
 @contextmanager
 def progress_bars() -> Generator[Bars]:
     """Bars on standard error while the block runs; plain lines where it is no terminal."""
@@ -76,5 +79,5 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
         table.add_column(name, justify="left" if name == next(iter(rows[0])) else "right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    width = None if sys.stdout.isatty() else 160
+    width = None if sys.stdout.isatty() else _WIDEST
     Console(width=width).print(table)

@@ -14,7 +14,7 @@ def test_progress_without_a_terminal_is_a_line_at_each_tenth(capsys):
 
 
 def test_tables_show_every_value_whole(capsys):
-    long = "cvar-10 guided at 0.7 of the way " * 2
+    long = "cvar-10 guided at 0.7 of the way " * 8
     print_table([{"policy": long, "cost": 1.25}, {"policy": "base", "cost": 2}], title="run")
     out = capsys.readouterr().out
     assert long.strip() in out
