@@ -19,7 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-
 _WIDEST = 1000  # in a file no cell need be broken; a table takes only what it needs
 
 
