@@ -1,6 +1,7 @@
 """One bank, any number of plans: what they share is computed once."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float64
 
 from tailguard.errors import InputError
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.constraint import RiskConstraint
+from tailguard.planning.constraint import RiskConstraint, RiskProfile, as_constraint
 from tailguard.planning.per_prompt import PromptSearch
 from tailguard.planning.pooled import PooledSearch
 from tailguard.planning.reachable import Reachable, row_thresholds, smallest_reachable
@@ -75,6 +76,16 @@ class Planner:
             found = self.pooled.search(measure, budget, starts, tolerance)
             self._starts[measure] = [found.threshold]
         return self.report((constraint,), (found.multiplier,), (found.threshold,), found.bound)
+
+    def frontier(self, profiles: Sequence[RiskConstraint | RiskProfile]) -> list[Solution]:
+        """The best tilt under each, in their order; solved from the loosest budget down."""
+        wanted = [as_constraint(profile) for profile in profiles]
+        order = sorted(
+            range(len(wanted)),
+            key=lambda i: (wanted[i].scope, repr(wanted[i].measure), -wanted[i].budget),
+        )
+        solved = {i: self.solve_one(wanted[i]) for i in order}
+        return [solved[i] for i in range(len(wanted))]
 
     def reached(self, constraint: RiskConstraint) -> Reachable:
         """The smallest risk on the bank, kept for other budgets."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.constraint import RiskConstraint, RiskProfile, as_constraint
+from tailguard.planning.constraint import RiskConstraint, RiskProfile
 from tailguard.planning.planner import Planner
 from tailguard.planning.solution import Solution
 
@@ -53,11 +53,4 @@ def frontier(
         constraints: RiskConstraints, or anything with ``measure`` and ``budget`` (pooled).
         kl_coef: β > 0.
     """
-    planner = Planner(bank, kl_coef)
-    wanted = [as_constraint(profile) for profile in constraints]
-    order = sorted(
-        range(len(wanted)),
-        key=lambda i: (wanted[i].scope, repr(wanted[i].measure), -wanted[i].budget),
-    )
-    solved = {i: planner.solve_one(wanted[i]) for i in order}
-    return [solved[i] for i in range(len(wanted))]
+    return Planner(bank, kl_coef).frontier(constraints)
