@@ -3,10 +3,11 @@
 import threading
 
 import pytest
+from starlette.testclient import TestClient
 
 from tailguard.errors import InputError
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR
-from tailguard.serve import create_app, read_api_keys
+from tailguard.serve import create_app, read_api_keys, serve_decoder
 
 from .conftest import answer_fields
 
@@ -179,3 +180,21 @@ def test_key_file(tmp_path):
 def test_no_key_at_all_is_not_an_open_server(decoder):
     with pytest.raises(InputError, match="api_keys"):
         create_app(decoder, model_name="guarded", api_keys=[])
+
+
+def test_serve_decoder_listens_where_it_is_told_with_the_keys_of_the_file(
+    decoder, tmp_path, monkeypatch
+):
+    started = {}
+    monkeypatch.setattr(
+        "uvicorn.run", lambda app, **settings: started.update(app=app, settings=settings)
+    )
+    path = tmp_path / "keys"
+    path.write_text("one\n")
+    serve_decoder(decoder, host="127.0.0.1", port=8123, api_key_file=path, model_name="m")
+    assert started["settings"]["host"] == "127.0.0.1"
+    assert started["settings"]["port"] == 8123
+    with TestClient(started["app"]) as http:
+        assert http.get("/v1/models").status_code == 401
+        listed = http.get("/v1/models", headers={"authorization": "Bearer one"}).json()
+    assert [model["id"] for model in listed["data"]] == ["m"]
