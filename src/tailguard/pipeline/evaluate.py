@@ -229,6 +229,7 @@ def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
         found[target["name"]] = {
             "kind": "trained",
             "target": asked,
+            "measure": target["measure"],
             "tail_mass": target["tail_mass"],
             "budget": target["budget"],
         }
@@ -236,6 +237,8 @@ def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
         found[guided_name(profile)] = {
             "kind": "guided",
             "target": f"cvar at {profile.tail_mass:g} ≤ {profile.budget:.3g}",
+            "measure": profile.measure_name,
+            "policy": profile.setting.policy,
             "tail_mass": profile.tail_mass,
             "budget": profile.budget,
         }
