@@ -79,8 +79,9 @@ def kill_until_done(
         wait = max(0.05, moment * duration - _seconds_done(out, undisturbed))
         started = time.perf_counter()
         with chain.start(out) as process:
+            said = ""
             try:
-                process.communicate(timeout=wait)
+                said = process.communicate(timeout=wait)[1]
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
@@ -89,7 +90,9 @@ def kill_until_done(
         if process.returncode == 0:
             return run
         if process.returncode != -9:
-            raise ChainError(f"a restarted run ended with status {process.returncode}")
+            raise ChainError(
+                f"a restarted run ended with status {process.returncode}: {said[-2000:]}"
+            )
         run.kills.append(
             Kill(moment, round(after, 2), len(read_artifacts(out)), len(half_written(out)))
         )
