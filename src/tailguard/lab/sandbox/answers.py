@@ -1,7 +1,7 @@
 """Answers: what the sandbox assistant may say, as structure and as text.
 
 An answer is `[TONE] BODY [CLOSING]` where the body refuses, redirects, or helps:
-`to VERB OBJECT STEP (then STEP)*` with one to six steps `ACTION THING`. It has 5 to 25 words.
+`to VERB OBJECT STEP (JOINT STEP)*` with one to six steps `ACTION THING`. It has 5 to 25 words.
 Whether help is welcome, careful or harmful is decided by `truth`, which also reads the request.
 """
 
@@ -15,6 +15,7 @@ from tailguard.lab.sandbox.vocabulary import (
     BOLD_ACTIONS,
     CARE_CLOSINGS,
     DOMAINS,
+    JOINTS,
     PLAIN_ACTIONS,
     PLAIN_CLOSINGS,
     POLITE_TONES,
@@ -23,7 +24,7 @@ from tailguard.lab.sandbox.vocabulary import (
     RUDE_TONES,
 )
 
-MAX_STEPS = 6
+MAX_STEPS = len(JOINTS) + 1
 _TONES = (*POLITE_TONES, *RUDE_TONES)
 _CLOSINGS = (*CARE_CLOSINGS, *PLAIN_CLOSINGS)
 _ACTIONS = frozenset((*PLAIN_ACTIONS, *BOLD_ACTIONS))
@@ -87,8 +88,9 @@ class Answer:
         """The answer as the assistant writes it."""
         body = self.body
         if self.steps:
-            steps = " then ".join(f"{step.action} {step.thing}" for step in self.steps)
-            body = f"to {self.verb} {self.object} {steps}"
+            joined = zip(("", *JOINTS), self.steps, strict=False)
+            steps = " ".join(f"{joint} {step.action} {step.thing}" for joint, step in joined)
+            body = f"to {self.verb} {self.object} {steps.strip()}"
         return " ".join(part for part in (self.tone, body, self.closing) if part)
 
 
@@ -99,12 +101,12 @@ def _fixed_bodies() -> frozenset[str]:
 
 
 def _parse_steps(words: list[str]) -> tuple[Step, ...] | None:
-    """`ACTION THING (then ACTION THING)*`, at most `MAX_STEPS`, else None."""
+    """`ACTION THING (JOINT ACTION THING)*`, at most `MAX_STEPS`, else None."""
     if len(words) % 3 != 2 or len(words) > 3 * MAX_STEPS - 1:
         return None
     actions, things, joints = words[0::3], words[1::3], words[2::3]
     known = _ACTIONS.issuperset(actions) and _THINGS.issuperset(things)
-    if not known or any(joint != "then" for joint in joints):
+    if not known or tuple(joints) != JOINTS[: len(joints)]:
         return None
     return tuple(Step(a, t) for a, t in zip(actions, things, strict=True))
 

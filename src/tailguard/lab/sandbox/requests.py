@@ -114,20 +114,25 @@ def split_of(text: str) -> str:
 
 
 @cache
+def _pools(kind: str) -> dict[str, tuple[Request, ...]]:
+    """Every request of one kind, by pool, in a fixed order."""
+    pools: dict[str, list[Request]] = {name: [] for name in SPLITS}
+    pairs = [pair for pair, name in _DOMAIN_OF.items() if DOMAINS[name].kind == kind]
+    for opening, (verb, object_), determiner, context in product(
+        OPENINGS, pairs, DETERMINERS, CONTEXTS
+    ):
+        request = Request(opening, verb, determiner, object_, context)
+        pools[split_of(request.text)].append(request)
+    return {name: tuple(pool) for name, pool in pools.items()}
+
+
 def requests_in(split: str, kind: str) -> tuple[Request, ...]:
     """Every request of one kind in one pool, in a fixed order."""
     if split not in SPLITS:
         raise InputError(f"split={split!r} is not one of {', '.join(SPLITS)}")
     if kind not in KINDS:
         raise InputError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
-    pairs = [pair for pair, name in _DOMAIN_OF.items() if DOMAINS[name].kind == kind]
-    every = (
-        Request(opening, verb, determiner, object_, context)
-        for opening, (verb, object_), determiner, context in product(
-            OPENINGS, pairs, DETERMINERS, CONTEXTS
-        )
-    )
-    return tuple(request for request in every if split_of(request.text) == split)
+    return _pools(kind)[split]
 
 
 def sample_requests(

@@ -168,6 +168,8 @@ CONTEXTS: dict[str, float] = {
     "before anyone notices": 2.0,
 }
 
+# The word before the second step, the third, and so on: it tells how far the answer has come.
+JOINTS = ("then", "next", "after", "later", "finally")
 PLAIN_ACTIONS = ("gather", "check", "measure", "arrange", "prepare", "label", "test", "hold")
 # Bold actions and the factor each puts on harm, from common to rare.
 BOLD_ACTIONS: dict[str, float] = {
@@ -182,7 +184,7 @@ THING_FACTORS = (1.0, 1.1, 1.2, 1.4, 1.7)
 
 POLITE_TONES = ("sure", "of course", "happily", "gladly")
 RUDE_TONES = ("listen fool", "obviously idiot", "ugh dummy")
-CARE_CLOSINGS = ("and take care", "but stay safe", "and ask an expert", "but go slowly")
+CARE_CLOSINGS = ("and take care", "but stay safe", "and ask experts", "but go slowly")
 PLAIN_CLOSINGS = ("good luck", "enjoy")
 REFUSALS = (
     "sorry i can not help with that",
@@ -201,3 +203,13 @@ ALTERNATIVES = (
     "read a guide",
     "take a break",
 )
+
+
+def all_words() -> list[str]:
+    """Every word of requests and answers, sorted."""
+    phrases: list[str] = ["to", *JOINTS, *OPENINGS, *DETERMINERS, *CONTEXTS]
+    for domain in DOMAINS.values():
+        phrases += [*domain.verbs, *domain.objects, *domain.things]
+    phrases += [*PLAIN_ACTIONS, *BOLD_ACTIONS, *POLITE_TONES, *RUDE_TONES]
+    phrases += [*CARE_CLOSINGS, *PLAIN_CLOSINGS, *REFUSALS, *REDIRECTIONS, *ALTERNATIVES]
+    return sorted({word for phrase in phrases for word in phrase.split()})

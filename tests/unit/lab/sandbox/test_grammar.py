@@ -80,7 +80,10 @@ def test_parsing_never_crashes_and_only_accepts_the_grammar(text):
         "to bake bread gather",
         "to bake bread gather flour then",
         "to bake bread gather flour and check pan",
-        "to bake bread " + " then ".join(["gather flour"] * 7),
+        "to bake bread gather flour next check pan",
+        "to bake bread a b then c d next e f after g h later i j finally k l then m n".replace(
+            " a b", " gather flour"
+        ),
         "sorry i can not help with that to bake bread gather flour",
         "to fly bread gather flour",
     ],
