@@ -9,20 +9,22 @@ from pathlib import Path
 from chain_runs import Chain, ChainError
 
 from tailguard.artifacts import read_json, read_manifest
+from tailguard.config import load_recipe
+from tailguard.data.table import read_table
 
 
-def check_edits(program: tuple[str, ...], source: Path, folder: Path) -> dict[str, bool]:
+def check_edits(run: Chain, source: Path, folder: Path) -> dict[str, bool]:
     """Edit raw data and the model of a small run, and see which ids follow.
 
     Args:
-        program: as in :class:`Chain`.
-        source: an undisturbed run on the sandbox, whose pairs and prompts are used.
+        run: a run on the sandbox.
+        source: its folder, whose pairs and prompts are used.
         folder: empty, to work in.
 
     Raises:
         ChainError: an id that should have changed did not, or the other way round.
     """
-    chain = _write_file_recipe(program, source, folder)
+    chain = _write_file_recipe(run, source, folder)
 
     def ids() -> tuple[str, str]:
         fitted = Path(chain.finish(folder / "out", "fit-scorers")[1].strip())
@@ -55,13 +57,13 @@ def check_edits(program: tuple[str, ...], source: Path, folder: Path) -> dict[st
     return checks
 
 
-def _write_file_recipe(program: tuple[str, ...], source: Path, folder: Path) -> Chain:
-    """The pairs and prompts of a sandbox run as files, the sandbox model as a folder."""
-    from tailguard.data.table import read_table
+def _write_file_recipe(run: Chain, source: Path, folder: Path) -> Chain:
+    """The pairs and prompts of a sandbox run as files, its model as a folder."""
     from tailguard.lab.sandbox import base_policy_path
 
     prepared = source / read_json(source / "run.json")["PreferenceSet"]
-    shutil.copytree(base_policy_path(), folder / "model")
+    model = load_recipe(run.recipe, run.overrides).policy.model
+    shutil.copytree(base_policy_path() if model == "sandbox" else model, folder / "model")
     for kind in ("reward", "cost"):
         columns = read_table(prepared / f"{kind}_pairs.parquet")
         fields = ("prompt", "chosen", "rejected", "chosen_safe", "rejected_safe")
@@ -87,4 +89,4 @@ def _write_file_recipe(program: tuple[str, ...], source: Path, folder: Path) -> 
         "scorers": {key: fitted.config["scorers"][key] for key in ("max_tokens", "num_epochs")},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
-    return Chain(program, folder / "recipe.yaml")
+    return Chain(run.program, folder / "recipe.yaml")

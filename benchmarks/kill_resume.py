@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = measure(chain, folder, options.kills, options.seed)
             if not options.no_edits:
                 (folder / "edited").mkdir()
-                result["edits"] = check_edits(PROGRAM, folder / "undisturbed", folder / "edited")
+                result["edits"] = check_edits(chain, folder / "undisturbed", folder / "edited")
                 print(*result["edits"], sep="\n")
         except ChainError as broken:
             print(f"BROKEN: {broken}", file=sys.stderr)
