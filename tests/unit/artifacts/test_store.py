@@ -130,6 +130,16 @@ def test_failing_writer_leaves_nothing(tmp_path, error):
     assert leftovers(tmp_path) == []
 
 
+def test_a_disk_that_fails_at_the_flush_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_artifact(tmp_path, HEADER, write_numbers)
+    assert leftovers(tmp_path) == []
+
+
 def test_failing_seal_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):  # metrics that JSON cannot hold
         build_artifact(tmp_path, HEADER, lambda directory: {"total": object()})
