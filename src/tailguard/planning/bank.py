@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
 
+_NEGLIGIBLE = 1e-250
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class SampleBank:
@@ -105,7 +107,11 @@ class SampleBank:
     def row_weights(
         self, weights: Float[np.ndarray, "prompts samples"]
     ) -> Float[np.ndarray, "prompts draws"]:
-        """The weights that belong to ``row_costs``: samples times raters, each row summing to 1."""
+        """The weights that belong to ``row_costs``: samples times raters, each row summing to 1.
+
+        Weights near the smallest floating-point number become 0, so that dividing by them is safe.
+        """
+        weights = np.where(weights < _NEGLIGIBLE, 0.0, weights)
         if self.rater_weight is None:
             return weights
         return (weights[:, :, None] * self.rater_weight).reshape(self.num_prompts, -1)

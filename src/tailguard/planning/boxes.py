@@ -61,7 +61,7 @@ class BoxSearch:
             boxes_a_prompt: mean allowance of evaluations.
         """
         slopes = np.concatenate(
-            [lam * _slopes(m) for lam, m in zip(multipliers, self._measures, strict=True)]
+            [lam * slopes_of(m) for lam, m in zip(multipliers, self._measures, strict=True)]
         )
         prompts = np.arange(self._tilt.bank.num_prompts)
         found = self._high.copy() if start is None else start.copy()
@@ -123,7 +123,7 @@ class BoxSearch:
         return self._tilt.bank.average_raters(total)
 
 
-def _slopes(measure: RiskMeasure) -> Float64[np.ndarray, "k"]:
+def slopes_of(measure: RiskMeasure) -> Float64[np.ndarray, "k"]:
     """The most by which φ falls as each of its thresholds rises by one."""
     if isinstance(measure, Spectral):
         return np.asarray(measure.weights)

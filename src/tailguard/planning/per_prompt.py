@@ -161,7 +161,7 @@ class PromptSearch:
         last = -math.inf
         for _ in range(20):
             penalty = sample_penalty(bank, self.measure, threshold)
-            curve = DualCurve(self.tilt, lambda a=penalty: a, 1e-10 * self.spread)
+            curve = DualCurve(self.tilt, lambda a=penalty: a, 1e-11 * self.spread)
             point = curve.solve(budget, 1e-9 * self.span, guess)
             if point is None or point.primal() <= last + 1e-7 * self.span:
                 break

@@ -1,81 +1,73 @@
-"""One bank, any number of plans: what they share is computed once."""
+"""One bank, any number of plans."""
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
 
 from tailguard.errors import InputError
 from tailguard.planning.bank import SampleBank
 from tailguard.planning.constraint import RiskConstraint, RiskProfile, as_constraint
+from tailguard.planning.joint_plan import plan_jointly, plan_spectral
 from tailguard.planning.per_prompt import PromptSearch
 from tailguard.planning.pooled import PooledSearch
-from tailguard.planning.reachable import Reachable, row_thresholds, smallest_reachable
 from tailguard.planning.solution import Solution
-from tailguard.planning.tilt import Matrix, Threshold, Tilt, sample_penalty
-from tailguard.risk import CVaR, Entropic, MeanCVaR, RiskMeasure, Spectral
-
-_TOLERANCE = 1e-4  # of the span: how far the search may leave the bound above the value
+from tailguard.planning.workbench import TOLERANCE, Workbench
+from tailguard.risk import CVaR, Entropic, RiskMeasure, Spectral
 
 
 class Planner:
     """Plans on one bank at one β; keeps dual curves and thresholds from one plan to the next."""
 
-    def __init__(self, bank: SampleBank, kl_coef: float) -> None:
+    def __init__(self, bank: SampleBank, kl_coef: float | int) -> None:
         """Tilt by the reward alone.
 
         Raises:
             InputError: kl_coef is not positive and finite.
         """
-        if not (math.isfinite(kl_coef) and kl_coef > 0):
-            raise InputError(f"kl_coef must be positive and finite, got {kl_coef}")
-        self.bank = bank
-        self.kl_coef = float(kl_coef)
-        self.tilt = Tilt(bank, self.kl_coef)
-        self.spread = float(np.ptp(bank.cost)) or 1.0
+        self.bench = Workbench(bank, kl_coef)
         self._searches: dict[RiskMeasure, PromptSearch] = {}
-        self._reached: dict[tuple[RiskMeasure, str], Reachable] = {}
         self._starts: dict[RiskMeasure, list[float]] = {}
-
-    @cached_property
-    def span(self) -> float:
-        """V without constraint less V of the policy that always takes the cheapest sample."""
-        cost = self.bank.average_raters(self.bank.cost)
-        if self.bank.present is not None:
-            cost = np.where(self.bank.present, cost, np.inf)
-        worth = self.bank.reward + self.kl_coef * self.bank.log_prob
-        cheapest = np.take_along_axis(worth, cost.argmin(axis=1)[:, None], axis=1).mean()
-        return max(self.tilt.free_value - float(cheapest), 1e-9 * (1.0 + abs(self.tilt.free_value)))
 
     @cached_property
     def pooled(self) -> PooledSearch:
         """The search that every pooled constraint shares."""
-        return PooledSearch(self.tilt, self.span, self.spread)
+        return PooledSearch(self.bench.tilt, self.bench.span, self.bench.spread)
 
     def solve_one(self, constraint: RiskConstraint) -> Solution:
         """The best tilt under one constraint."""
-        measure, budget = constraint.measure, constraint.budget
+        bench, measure, budget = self.bench, constraint.measure, constraint.budget
         if isinstance(measure, Entropic):
-            measure.penalty(self.bank.cost.max(), 0.0)  # refuses costs above the declared bound
-        reached = self.reached(constraint)
-        if self.risk(constraint, self.tilt.free_weights) <= budget:
-            return self.report(
-                (constraint,), (0.0,), (self.threshold(constraint),), self.tilt.free_value
-            )
-        if reached.risk > budget + 1e-9 * self.spread:
-            return self.infeasible((constraint,), (reached.risk,))
-        tolerance = _TOLERANCE * self.span
+            measure.penalty(bench.bank.cost.max(), 0.0)  # refuses costs above the declared bound
+        reached = bench.reached(constraint)
+        if bench.risk(constraint, bench.tilt.free_weights) <= budget:
+            threshold, value = bench.threshold(constraint), bench.tilt.free_value
+            return bench.report((constraint,), (0.0,), (threshold,), value)
+        if reached.risk > budget + 1e-9 * bench.spread:
+            return bench.infeasible((constraint,), (reached.risk,))
+        tolerance = TOLERANCE * bench.span
         if constraint.scope == "per_prompt":
-            if measure not in self._searches:
-                self._searches[measure] = PromptSearch(self.tilt, measure, self.span, self.spread)
-            found = self._searches[measure].search(budget, np.asarray(reached.threshold), tolerance)
+            found = self._prompt_search(measure).search(
+                budget, np.asarray(reached.threshold), tolerance
+            )
+        elif isinstance(measure, Spectral):
+            return self._solve_spectral(constraint, measure)
         else:
             starts = [float(reached.threshold), *self._starts.get(measure, [])]
             found = self.pooled.search(measure, budget, starts, tolerance)
             self._starts[measure] = [found.threshold]
-        return self.report((constraint,), (found.multiplier,), (found.threshold,), found.bound)
+        return bench.report((constraint,), (found.multiplier,), (found.threshold,), found.bound)
+
+    def solve_all(self, constraints: Sequence[RiskConstraint]) -> Solution:
+        """The best tilt under all of the constraints.
+
+        Raises:
+            InputError: the list is empty.
+        """
+        if not constraints:
+            raise InputError("constraint is an empty list; give at least one")
+        alone = [self.solve_one(constraint) for constraint in constraints]
+        return plan_jointly(self.bench, tuple(constraints), alone)
 
     def frontier(self, profiles: Sequence[RiskConstraint | RiskProfile]) -> list[Solution]:
         """The best tilt under each, in their order; solved from the loosest budget down."""
@@ -87,107 +79,15 @@ class Planner:
         solved = {i: self.solve_one(wanted[i]) for i in order}
         return [solved[i] for i in range(len(wanted))]
 
-    def reached(self, constraint: RiskConstraint) -> Reachable:
-        """The smallest risk on the bank, kept for other budgets."""
-        key = (constraint.measure, constraint.scope)
-        if key not in self._reached:
-            self._reached[key] = smallest_reachable(self.bank, *key)
-        return self._reached[key]
-
-    def risk(self, constraint: RiskConstraint, weights: Matrix) -> float:
-        """ρ(C) of a policy on the bank, in the constraint's scope."""
-        costs, mass = self.bank.row_costs(), self.bank.row_weights(weights)
-        if constraint.scope == "per_prompt":
-            return float(constraint.measure.value_rows(costs, mass).mean())
-        flat = mass.ravel() / self.bank.num_prompts
-        return float(constraint.measure.value_rows(costs.ravel(), flat))
-
-    def threshold(self, constraint: RiskConstraint, weights: Matrix | None = None) -> Threshold:
-        """The ν at which a policy's E φ_ν is its risk; without weights, of the free policy."""
-        mass = self.bank.row_weights(self.tilt.free_weights if weights is None else weights)
-        if constraint.scope == "per_prompt":
-            return row_thresholds(constraint.measure, self.bank.row_costs(), mass)
-        return constraint.measure.minimiser(self.bank.row_costs().ravel(), mass.ravel())
-
-    def report(
-        self,
-        constraints: tuple[RiskConstraint, ...],
-        multipliers: tuple[float, ...],
-        thresholds: tuple[Threshold, ...],
-        bound: float,
-        *,
-        listed: bool = False,
-    ) -> Solution:
-        """The figures of the tilt that these multipliers and thresholds make."""
-        total = np.zeros_like(self.bank.reward)
-        for constraint, multiplier, threshold in zip(
-            constraints, multipliers, thresholds, strict=True
-        ):
-            if multiplier > 0:
-                total += multiplier * sample_penalty(self.bank, constraint.measure, threshold)
-        weights, log_mass = self.tilt.weights(total)
-        mean = np.einsum("xi,xi->", weights, self.bank.reward) / self.bank.num_prompts
-        priced = np.einsum("xi,xi->", weights, total) / self.bank.num_prompts
-        kl = max(0.0, (float(mean) - float(priced)) / self.kl_coef - float(log_mass.mean()))
-        size = 1.0 / np.square(weights).sum(axis=1)
-        return Solution(
-            constraints,
-            listed,
-            self.kl_coef,
-            feasible=True,
-            multipliers=multipliers,
-            thresholds=thresholds,
-            value=float(mean) - self.kl_coef * kl,
-            reward=float(mean),
-            risks=tuple(self.risk(constraint, weights) for constraint in constraints),
-            kl=kl,
-            effective_sample_size=float(size.mean()),
-            dual_bound=max(bound, float(mean) - self.kl_coef * kl),
-            weights=weights,
-            smallest_reachable_risks=tuple(self.reached(c).risk for c in constraints),
-            tail_sample_size=min(_tail_samples(c, size) for c in constraints),
-            rater_weight=self.bank.rater_weight,
-        )
-
-    def infeasible(
-        self,
-        constraints: tuple[RiskConstraint, ...],
-        smallest: tuple[float, ...],
-        *,
-        listed: bool = False,
-    ) -> Solution:
-        """The answer where nothing on the bank meets the budgets: NaN, and what can be met."""
-        none = (math.nan,) * len(constraints)
-        return Solution(
-            constraints,
-            listed,
-            self.kl_coef,
-            feasible=False,
-            multipliers=none,
-            thresholds=none,
-            value=math.nan,
-            reward=math.nan,
-            risks=none,
-            kl=math.nan,
-            effective_sample_size=math.nan,
-            dual_bound=math.nan,
-            weights=np.full_like(self.bank.reward, math.nan),
-            smallest_reachable_risks=smallest,
-            rater_weight=self.bank.rater_weight,
-        )
-
-
-def _tail_samples(constraint: RiskConstraint, size: Float64[np.ndarray, "prompts"]) -> float:
-    """Effective samples in the thinnest tail: α times those of a prompt, or of the whole bank."""
-    measure = constraint.measure
-    if isinstance(measure, Spectral):
+    def _solve_spectral(self, constraint: RiskConstraint, measure: Spectral) -> Solution:
+        """A pooled mixture; its risk is at least the CVaR of its widest tail, which gives a bound."""
         used = zip(measure.tail_masses, measure.weights, strict=True)
-        tail_mass = min(mass for mass, weight in used if weight > 0)
-    elif isinstance(measure, CVaR | MeanCVaR):
-        tail_mass = measure.tail_mass
-    else:
-        return math.inf
-    if tail_mass == 1.0:
-        return math.inf
-    pooled = len(size) ** 2 / float((1.0 / size).sum())
-    return tail_mass * (pooled if constraint.scope == "pooled" else float(size.mean()))
+        widest = CVaR(max(tail_mass for tail_mass, weight in used if weight > 0))
+        relaxed = self.solve_one(RiskConstraint(widest, constraint.budget))
+        return plan_spectral(self.bench, constraint, relaxed.dual_bound)
+
+    def _prompt_search(self, measure: RiskMeasure) -> PromptSearch:
+        if measure not in self._searches:
+            tilt, span, spread = self.bench.tilt, self.bench.span, self.bench.spread
+            self._searches[measure] = PromptSearch(tilt, measure, span, spread)
+        return self._searches[measure]

@@ -23,7 +23,7 @@ from tailguard.risk import RiskMeasure
 CurveKey = tuple[RiskMeasure | None, float]
 _FIRST_INTERVALS = 24
 _SMOOTH_CANDIDATES = 4097
-_ROUNDING = 1e-10  # of the spread of costs: how far a budget may be passed
+_ROUNDING = 1e-11  # of the spread of costs: how far a budget may be passed
 _SHARE = 2e-3  # of the constraint's own price: a bound that is tight enough
 _POLISH = 1e-9  # allowed duality gap of what is returned, in spans
 

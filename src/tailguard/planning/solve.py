@@ -1,7 +1,6 @@
 """Planning: the best policy under a limit on risk, known before anything is trained."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tailguard.planning.bank import SampleBank
 from tailguard.planning.constraint import RiskConstraint, RiskProfile
@@ -34,7 +33,7 @@ def solve(
     planner = Planner(bank, kl_coef)
     if isinstance(constraint, RiskConstraint):
         return planner.solve_one(constraint)
-    return replace(planner.solve_one(*constraint), listed=True)
+    return planner.solve_all(constraint)
 
 
 def frontier(

@@ -147,7 +147,7 @@ def _tightened(
     """Solutions whose risk stays under each budget with the margin to spare."""
     if margin == 0.0:
         return []
-    bank, kl_coef = planner.bank, planner.kl_coef
+    bank, kl_coef = planner.bench.bank, planner.bench.kl_coef
     stricter: list[RiskConstraint] = []
     for profile, solution in zip(profiles, solutions, strict=True):
         if solution.feasible and profile.budget < np.inf:
