@@ -72,31 +72,36 @@ def advance(
     state = _start(uniform, logits.device, pad_token_id)
     stops = torch.tensor(list(stop_token_ids), device=logits.device, dtype=torch.long)
     ended = torch.zeros_like(state.stopped)  # in the order of state.alive
-    num_tokens = uniform.shape[1]
+    num_ended, num_tokens = 0, uniform.shape[1]
     for t in range(num_tokens):
-        choice = law.choose(logits, uniform[state.alive, t])
-        just_ended = torch.isin(choice.token_ids, stops) & ~ended
-        any_ended = bool(just_ended.any())
-        token_ids = torch.where(ended, pad_token_id, choice.token_ids)
+        token_ids, log_probs = law.choose(logits, uniform[state.alive, t])
+        just_ended = (token_ids[:, None] == stops).any(dim=1)
+        if num_ended:
+            token_ids = token_ids.masked_fill(ended, pad_token_id)
+            log_probs = log_probs.masked_fill(ended, 0.0)
+            just_ended &= ~ended
         state.token_ids[state.alive, t] = token_ids
-        state.log_probs[state.alive] += torch.where(ended, 0.0, choice.log_probs)
-        if any_ended:
+        state.log_probs[state.alive] += log_probs
+        num_just_ended = int(just_ended.sum()) if stop_token_ids else 0
+        if num_just_ended:
+            num_ended += num_just_ended
             ended = ended | just_ended
             state.stopped[state.alive[just_ended]] = True
             state.lengths[state.alive[just_ended]] = t + 1
-        over = t + 1 == num_tokens or (any_ended and bool(ended.all()))
+        over = t + 1 == num_tokens or num_ended == ended.shape[0]
         if over and not read_last:
             break
-        state.step = rows.step(token_ids, with_hidden=read_last and (over or any_ended))
+        state.step = rows.step(token_ids, with_hidden=read_last and (over or num_just_ended > 0))
         if state.step.hidden is not None:
             state.keep_hidden(state.step.hidden, just_ended | ~ended if over else just_ended)
         if over:
             break
         logits = state.step.logits
-        if any_ended and _worthwhile(ended, num_tokens - t - 1):
+        saved_passes = num_ended / ended.shape[0] * (num_tokens - t - 1)
+        if num_just_ended and saved_passes >= _WORTHWHILE_PASSES:
             kept = (~ended).nonzero()[:, 0]
             rows.gather(kept)
-            state.alive, ended, logits = state.alive[kept], ended[kept], logits[kept]
+            state.alive, ended, logits, num_ended = state.alive[kept], ended[kept], logits[kept], 0
     return state
 
 
@@ -111,9 +116,3 @@ def _start(uniform: Tensor, device: torch.device, pad_token_id: int) -> Advance:
         step=None,
         alive=torch.arange(num_rows, device=device),
     )
-
-
-def _worthwhile(ended: Tensor, num_tokens_left: int) -> bool:
-    """Whether dropping the rows that ended saves more than it costs."""
-    saved_passes = float(ended.float().mean()) * num_tokens_left
-    return saved_passes >= _WORTHWHILE_PASSES

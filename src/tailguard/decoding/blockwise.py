@@ -30,7 +30,7 @@ from tailguard.decoding.stepping import (
     Rows,
     Step,
     as_decoding_policy,
-    evaluation_mode,
+    inference,
 )
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, pad_left
@@ -70,7 +70,7 @@ def guide_responses(
     policy = as_decoding_policy(policy)
     token_rows = tokenize_for(policy, prompts, max_new_tokens)
     result: dict[int, GuidedResponse] = {}
-    with evaluation_mode(policy):
+    with inference(policy):
         for batch in length_batches(token_rows, max(1, batch_size // guidance.num_candidates)):
             uniform = uniform_draws(
                 [seeds[i] for i in batch], guidance.num_candidates, max_new_tokens

@@ -31,17 +31,17 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append positions; returns all keys and values as views of the buffers."""
-        start, end = self.num_positions, self.num_positions + key_states.shape[-2]
+        start, added = self.num_positions, key_states.shape[-2]
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self._key_buffer = _room_like(key_states, self.capacity)
             self._value_buffer = _room_like(value_states, self.capacity)
             self.is_initialized = True
-        if end > self._key_buffer.shape[-2]:
-            self._reserve(2 * end)
-        self._key_buffer[:, :, start:end] = key_states
-        self._value_buffer[:, :, start:end] = value_states
-        self._show(end)
+        if start + added > self._key_buffer.shape[-2]:
+            self._reserve(2 * (start + added))
+        self._key_buffer.narrow(2, start, added).copy_(key_states)
+        self._value_buffer.narrow(2, start, added).copy_(value_states)
+        self._show(start + added)
         return cast(Tensor, self.keys), cast(Tensor, self.values)
 
     def gather(self, rows: Tensor, shared: int) -> None:
@@ -68,8 +68,8 @@ class GrowingLayer(DynamicLayer):
 
     def _show(self, num_positions: int) -> None:
         self.num_positions = num_positions
-        self.keys = self._key_buffer[:, :, :num_positions]
-        self.values = self._value_buffer[:, :, :num_positions]
+        self.keys = self._key_buffer.narrow(2, 0, num_positions)
+        self.values = self._value_buffer.narrow(2, 0, num_positions)
 
 
 def _room_like(states: Tensor, capacity: int) -> Tensor:

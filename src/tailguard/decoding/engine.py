@@ -14,7 +14,7 @@ from torch import Tensor
 from tailguard.data import Prompt
 from tailguard.decoding.advance import Advance, advance
 from tailguard.decoding.sampling import SamplingLaw, uniform_draws
-from tailguard.decoding.stepping import DecodingPolicy, Rows, as_decoding_policy, evaluation_mode
+from tailguard.decoding.stepping import DecodingPolicy, Rows, as_decoding_policy, inference
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.policy import Policy, pad_left, tokenize_prompts
 
@@ -93,7 +93,7 @@ def sample_responses(  # noqa: PLR0913
     seeds: list[int] = drawn_seeds.tolist()
     parts: list[_Part] = []
     num_done, num_passes = 0, 0
-    with evaluation_mode(policy):
+    with inference(policy):
         for batch in length_batches(token_rows, max(1, batch_size // num_samples)):
             uniform = uniform_draws([seeds[i] for i in batch], num_samples, max_new_tokens)
             drawn = _sample_batch(policy, [token_rows[i] for i in batch], law, uniform, batch_size)

@@ -210,13 +210,17 @@ class _CachedRows:
 
 
 @contextmanager
-def evaluation_mode(policy: DecodingPolicy) -> Generator[None]:
-    """No gradients, no dropout; each model's mode is restored."""
+def inference(policy: DecodingPolicy) -> Generator[None]:
+    """No gradients, no dropout; each model's mode is restored.
+
+    Tensors made inside are inference tensors: only what is computed from them outside may meet
+    autograd again.
+    """
     training = [member.model for member in policy.members if member.model.training]
     for model in training:
         model.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode():
             yield
     finally:
         for model in training:

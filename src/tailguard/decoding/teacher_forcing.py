@@ -14,7 +14,7 @@ from tailguard.decoding.stepping import (
     DecodingPolicy,
     FullPass,
     as_decoding_policy,
-    evaluation_mode,
+    inference,
 )
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, pad_left
@@ -95,7 +95,8 @@ def response_hidden_states(
     for batch, responses, full in _passes(policy, prompts, token_rows, batch_size):
         for row, (index, response) in enumerate(zip(batch, responses, strict=True)):
             from_end = torch.tensor(positions[index], dtype=torch.long) - len(response) - 1
-            result[index] = full.hidden[row, from_end].float().cpu()
+            # A clone, made outside inference mode, may meet autograd.
+            result[index] = full.hidden[row, from_end].float().cpu().clone()
     return result
 
 
@@ -121,13 +122,14 @@ def _passes(
                 f"token_rows[{index}]: prompt and response have {len(sequence)} tokens, the "
                 f"context {room}"
             )
-    with evaluation_mode(policy):
-        for batch in length_batches(sequences, batch_size):
-            responses = [list(token_rows[i]) for i in batch]
-            encoded = pad_left(
-                [sequences[i] for i in batch],
-                pad_token_id=member.pad_token_id,
-                device=member.device,
-            )
-            num_positions = max(len(response) for response in responses) + 1
-            yield batch, responses, policy.full_pass(encoded, num_positions)
+    for batch in length_batches(sequences, batch_size):
+        responses = [list(token_rows[i]) for i in batch]
+        encoded = pad_left(
+            [sequences[i] for i in batch],
+            pad_token_id=member.pad_token_id,
+            device=member.device,
+        )
+        num_positions = max(len(response) for response in responses) + 1
+        with inference(policy):
+            full = policy.full_pass(encoded, num_positions)
+        yield batch, responses, full

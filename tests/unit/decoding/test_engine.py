@@ -307,3 +307,13 @@ def test_hidden_states_feed_the_output_layer(policy, oracle):
 def test_wrong_teacher_forcing_input_is_refused(policy, prompts, responses, positions, message):
     with pytest.raises(InputError, match=message):
         response_hidden_states(policy, prompts, responses, positions)
+
+
+def test_what_comes_out_may_meet_autograd(policy):
+    """Inference tensors would be refused when saved for a backward pass."""
+    drawn = sample_responses(policy, ["a b"], num_samples=3, max_new_tokens=4)
+    states = response_hidden_states(policy, ["a b"], [[1, 2]], [[0, 1, 2]])[0]
+    log_probs = response_log_probs(policy, ["a b"], [[1, 2]])
+    for tensor in (drawn.token_ids, drawn.lengths, drawn.log_probs, states, log_probs):
+        assert not tensor.is_inference()
+    assert not torch.is_inference_mode_enabled()
