@@ -99,6 +99,7 @@ class ScorerSection(Section):
         num_heads: members of the ensemble.
         num_epochs: passes over the pairs.
         learning_rate: of the backbone.
+        num_trained_layers: train only the last so many layers of the backbone; null for all.
         batch_size: pairs a step.
         max_tokens: longest prompt and answer together.
         num_pairs: at most so many pairs a scorer.
@@ -115,6 +116,7 @@ class ScorerSection(Section):
     num_heads: Annotated[int, Field(ge=4)] = 8
     num_epochs: Positive = 1.0
     learning_rate: Positive = 2e-4
+    num_trained_layers: Count | None = None
     batch_size: Count = 32
     max_tokens: Count = 256
     num_pairs: Count = 8000

@@ -86,6 +86,7 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
             learning_rate=settings.learning_rate,
             num_epochs=settings.num_epochs,
             batch_size=settings.batch_size,
+            num_trained_layers=settings.num_trained_layers,
             max_tokens=settings.max_tokens,
             sign_weight=settings.sign_weight,
         ),
