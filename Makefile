@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/tailguard demo --out $(OUT)/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: setup
 	$(BIN)/ruff format --check .
