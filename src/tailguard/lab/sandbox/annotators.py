@@ -53,7 +53,7 @@ def sample_preferences(
     mix: Mapping[str, float] | None = None,
     temperature: float = 1.0,
     label_noise: float = 0.04,
-    wide_share: float = 0.5,
+    wide_share: float = 0.8,
 ) -> list[PreferenceRow]:
     """Draw judged pairs of answers to requests of one pool.
 

@@ -29,10 +29,10 @@ DEFAULT_MIX: dict[str, float] = {
     "unsafe": 0.1,
 }
 RISKY_MIX: dict[str, float] = {
-    "benign": 0.3,
-    "borderline": 0.2,
-    "ambiguous": 0.25,
-    "unsafe": 0.25,
+    "benign": 0.15,
+    "borderline": 0.15,
+    "ambiguous": 0.35,
+    "unsafe": 0.35,
 }
 _DOMAIN_OF = {
     (verb, object_): name

@@ -20,6 +20,14 @@ from tailguard.models.policy import load_policy, render_prompt
 NUM_ANSWERS = 800
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def base():
     return load_policy(base_policy_path())
