@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from tailguard.artifacts import write_json
 from tailguard.config import Recipe
 from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.models.pairs import ResponsePairs
+from tailguard.models.scorer import Scorer
 from tailguard.models.scorer_check import check_scorer
 from tailguard.models.scorer_files import load_scorer, save_scorer
 from tailguard.pipeline.prepare import read_pairs
-from tailguard.pipeline.scoring import PUBLISHED_NAME
+from tailguard.pipeline.scoring import SOURCES_NAME
 from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.scorers import ScorerTraining, fit_scorer
 from tailguard.uncertainty.ensemble import HeadFitting, fit_ensemble
+from tailguard.uncertainty.zero import estimate_zero
 
 Kind = Literal["reward", "cost"]
+_FEWEST_LABELS = 20
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -50,11 +55,12 @@ def _build(work: Work) -> dict[str, Any]:
             metrics[kind] = _check_published(work, kind, name)
         else:
             metrics[kind] = _fit(work, kind)
-    write_json(work.directory / PUBLISHED_NAME, published)
+    sources = {"published": published, "cost_zero": metrics["cost"].get("zero", 0.0)}
+    write_json(work.directory / SOURCES_NAME, sources)
     return metrics
 
 
-STAGE = Stage("fit-scorers", "ScorerPair", 1, ("prepare",), _config, _inputs, _build)
+STAGE = Stage("fit-scorers", "ScorerPair", 2, ("prepare",), _config, _inputs, _build)
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
@@ -102,7 +108,18 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
     )
     check = check_scorer(ensemble, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
-    return {**figures, **vars(check), **figures_of_heads}
+    zero = {"zero": _zero(ensemble, held)} if kind == "cost" else {}
+    return {**figures, **vars(check), **figures_of_heads, **zero}
+
+
+def _zero(cost: Scorer, held: ResponsePairs) -> float:
+    """Where held-out labels put the zero of the cost; 0 where there are too few to say."""
+    signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
+    if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:
+        return 0.0
+    answers = [*held.higher, *held.lower]
+    scores = cost.score([*held.prompts, *held.prompts], answers).mean(axis=1)
+    return estimate_zero(scores[signs != 0], signs[signs != 0] > 0)
 
 
 def _check_published(work: Work, kind: Kind, name: str) -> dict[str, Any]:

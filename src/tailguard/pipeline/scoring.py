@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,24 @@ from tailguard.data import Prompt
 from tailguard.models.scorer import Scorer, require_finite
 from tailguard.models.scorer_files import load_scorer
 
-PUBLISHED_NAME = "published.json"
+SOURCES_NAME = "scorers.json"
+
+
+@dataclass(frozen=True)
+class ShiftedScorer:
+    """A scorer whose zero was put in its place.
+
+    Attributes:
+        scorer: what scores.
+        zero: the score that counts as 0.
+    """
+
+    scorer: Scorer
+    zero: float
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """Scores less the zero, float64 [n, members]."""
+        return self.scorer.score(prompts, responses) - self.zero
 
 
 @dataclass(frozen=True)
@@ -99,12 +117,13 @@ def spread(members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
 
 def load_scorers(directory: Path, max_tokens: int) -> tuple[Scorer, Scorer]:
     """The reward and the cost scorer in a folder that ``fit-scorers`` wrote."""
-    published: dict[str, str] = read_json(directory / PUBLISHED_NAME)
+    sources: dict[str, Any] = read_json(directory / SOURCES_NAME)
+    published: dict[str, str] = sources["published"]
     reward, cost = (
         load_scorer(published.get(kind) or directory / kind, max_tokens=max_tokens)
         for kind in ("reward", "cost")
     )
-    return reward, cost
+    return reward, ShiftedScorer(cost, float(sources["cost_zero"]))
 
 
 def load_scorer_pair(directory: Path, settings: ScorerSection) -> ScorerPair:
