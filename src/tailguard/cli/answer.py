@@ -35,13 +35,13 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise InputError("give exactly one of --prompt and --prompts")
     asked = [prompt] if prompt is not None else read_prompts(prompts or "")
-    from tailguard.pipeline import load_decoder, quiet_libraries, request_measure
-
     if token_price:
         raise InputError(
             "--token-price: decoders of this version draw all their candidates and cannot weigh"
             " tokens yet; leave it out and lower --max-candidates instead"
         )
+    from tailguard.pipeline import load_decoder, quiet_libraries, request_measure
+
     quiet_libraries()
     answers = load_decoder(decoder).generate(
         asked,

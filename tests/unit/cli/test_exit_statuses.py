@@ -73,7 +73,7 @@ def raising(error):
 )
 def test_errors(chain, command, recipe, error, status, line):
     chain(raising(error))
-    found, out, err = command("plan", recipe)
+    found, out, err = command("bank", recipe)
     *progress, last = err.splitlines()
     assert found == status
     assert last.startswith("tailguard: ")
@@ -82,7 +82,7 @@ def test_errors(chain, command, recipe, error, status, line):
     assert out == ""
 
 
-@pytest.mark.parametrize("arguments", [["--debug", "plan"], ["plan", "--debug"]])
+@pytest.mark.parametrize("arguments", [["--debug", "bank"], ["bank", "--debug"]])
 @pytest.mark.parametrize("error", [InputError("wrong"), RuntimeError("wrong")])
 def test_debug_shows_the_traceback(chain, command, recipe, arguments, error):
     chain(raising(error))
@@ -97,29 +97,44 @@ def test_done(chain, command, recipe, tmp_path):
     def run_chain(recipe: object, root: Path, *, until: str, progress, on_stage):
         progress("sampling", 1, 2)
         progress("sampling", 2, 2)
-        on_stage("bank", root / "bank-1", True)
-        on_stage("plan", root / "plan-1", False)
-        return {"bank": root / "bank-1", until: root / "plan-1"}
+        on_stage("prepare", root / "prepare-1", True)
+        on_stage("bank", root / "bank-1", False)
+        return {"prepare": root / "prepare-1", until: root / "bank-1"}
 
     chain(run_chain)
-    status, out, err = command("plan", recipe, "--out", str(tmp_path / "run"))
-    assert (status, out) == (0, f"{tmp_path}/run/plan-1\n")
+    status, out, err = command("bank", recipe, "--out", str(tmp_path / "run"))
+    assert (status, out) == (0, f"{tmp_path}/run/bank-1\n")
     assert "sampling: 1/2" in err
-    assert "bank-1 (was there)" in err
-    assert "plan-1 (was" not in err
+    assert "prepare-1 (was there)" in err
+    assert "bank-1 (was" not in err
 
 
 def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, monkeypatch):
     rows = [{"policy": "base", "cost": "1.0"}, {"policy": "cvar", "cost": "0.5"}]
-    report = types.SimpleNamespace(table_rows=lambda evaluation: rows)
+    report = types.SimpleNamespace(record_rows=lambda evaluation: [evaluation])
+    table = types.SimpleNamespace(
+        table_rows=lambda record: rows if record[0].name == "evaluate" else []
+    )
     chain(
         lambda recipe, root, **options: {n: root / n for n in ("evaluate", "report", "calibrate")}
     )
     monkeypatch.setitem(sys.modules, "tailguard.pipeline.report", report)
+    monkeypatch.setitem(sys.modules, "tailguard.evaluation.table", table)
     status, out, _ = command("run", recipe, "--out", "there")
     assert status == 0
     assert [name in out for name in ("policy", "base", "cvar", "0.5")] == [True] * 4
     assert out.endswith("report: there/report/report.html\ndecoder: there/calibrate\n")
+
+
+def test_the_plan_prints_its_frontier(chain, command, recipe, monkeypatch):
+    rows = [{"tail_mass": 0.1, "budget": 0.25}]
+    plan = types.SimpleNamespace(frontier_rows=lambda directory: rows)
+    chain(lambda recipe, root, **options: {"plan": root / "plan-1"})
+    monkeypatch.setitem(sys.modules, "tailguard.pipeline.plan", plan)
+    status, out, _ = command("plan", recipe, "--out", "there")
+    assert status == 0
+    assert "0.25" in out
+    assert out.endswith("there/plan-1\n")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +148,7 @@ def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, m
         (["generate", "decoder"], "give exactly one of --prompt and --prompts"),
         (["generate", "d", "--prompt", "a", "--prompts", "b"], "give exactly one of"),
         (["generate", "d", "--prompts", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["generate", "d", "--prompt", "a", "--token-price", "1"], "--token-price: "),
         (["generate", "d", "--prompt", "a", "--seed", "x"], "Invalid value for '--seed': "),
         (["certify", "d", "--prompts", "a"], "Missing option '--tail-mass'"),
     ],
@@ -184,7 +200,7 @@ def write_four_megabytes(recipe: object, root: Path, **options: object) -> dict[
         return {}
 
     with locked(root):
-        return {"plan": build_artifact(root, Header("Plan", "plan", 1), write)[0]}
+        return {"bank": build_artifact(root, Header("SampleBank", "bank", 1), write)[0]}
 
 
 @pytest.fixture
@@ -205,7 +221,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 def test_a_full_disk(chain, command, recipe, small_disk):
     chain(write_four_megabytes)
-    status, _, err = command("plan", recipe, "--out", str(small_disk))
+    status, _, err = command("bank", recipe, "--out", str(small_disk))
     assert status == 1
     assert err.splitlines()[-1].startswith("tailguard: ")
     assert "the disk is full; free some space and run the same command again" in err
@@ -221,7 +237,7 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
         "sys.modules['tailguard.pipeline'] = fake\n"
         "from tailguard.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "main(['plan', *sys.argv[2:]])\n"
+        "main(['bank', *sys.argv[2:]])\n"
     )
     out = tmp_path / "run"
     command = [sys.executable, "-c", program, str(Path(__file__).parent), recipe, "--out", str(out)]
@@ -234,6 +250,6 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
 def test_two_runs_in_one_folder(chain, command, recipe, tmp_path):
     chain(write_four_megabytes)
     with locked(tmp_path / "run"):
-        status, _, err = command("plan", recipe, "--out", str(tmp_path / "run"))
+        status, _, err = command("bank", recipe, "--out", str(tmp_path / "run"))
     assert status == 2
     assert "another tailguard is writing there; wait for it or give another --out" in err
