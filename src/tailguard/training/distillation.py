@@ -97,6 +97,9 @@ def distil(
     for _ in range(settings.num_passes):
         counts = resample(law, settings.draws_per_prompt, generator)
         drawn = [encode(int(x), int(i), float(counts[x, i])) for x, i in np.argwhere(counts > 0)]
+        drawn = [row for row in drawn if row.answer_ids]  # cut off before its first token
+        if not drawn:
+            raise InputError("responses are all empty and not finished: nothing to learn")
         lengths = np.array([len(row.prompt_ids) + len(row.answer_ids) for row in drawn])
         order = order_by_length(lengths, settings.batch_size, generator)
         rows += [drawn[j] for j in order]

@@ -46,8 +46,8 @@ class PID:
     Lagrangian Methods, arXiv:2007.03964.
     """
 
-    proportional: float = 0.5
-    integral: float = 0.2
+    proportional: float = 0.25
+    integral: float = 0.05
     derivative: float = 0.0
     ceiling: float = math.inf
 

@@ -65,7 +65,7 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         args: RLOOConfig | None = None,
         **trl_arguments: Any,
     ) -> None:
-        """All other arguments are TRL's.
+        """All other arguments are TRL's; its lists about functions take rewards, then costs.
 
         Args:
             model: as TRL: a path, a model, or a peft model.

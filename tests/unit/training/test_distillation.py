@@ -150,6 +150,7 @@ def test_order_is_a_permutation_with_like_lengths_together():
         ({"weights": np.full((2, 3), 1 / 3)}, r"responses\[0\] has 4 entries"),
         ({"weights": np.array([[np.nan, 1, 0, 0]] * 2)}, "finite"),
         ({"finished": np.ones((2, 3), dtype=bool)}, "finished has shape"),
+        ({"responses": [[""] * 4] * 2, "finished": np.zeros((2, 4), dtype=bool)}, "all empty"),
         ({"responses": [["a " * 40] * 4] * 2}, r"responses\[0\]\[\d\] is too long"),
     ],
 )
