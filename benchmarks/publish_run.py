@@ -86,8 +86,10 @@ def _into_readme(record: dict, figure: Path) -> None:
 def _seconds(run: Path) -> dict[str, float]:
     """Stage → seconds it took, policies of ``train`` included in it."""
     names = [read_json(run / "run.json")[kind] for kind in read_json(run / "run.json")]
-    found = {m.stage: m.metrics["seconds"] for m in (read_manifest(run / name) for name in names)}
-    return found | {"total": round(sum(found.values()), 1)}
+    found: dict[str, float] = {
+        m.stage: m.metrics["seconds"] for m in (read_manifest(run / name) for name in names)
+    }
+    return found | {"total": float(round(sum(found.values()), 1))}
 
 
 def _machine() -> dict[str, str | int | None]:

@@ -81,7 +81,7 @@ def write_bank(
         batch_size=settings.bank.batch_size,
         on_progress=work.steps(f"{purpose}: sampling"),
     )
-    index = np.asarray(drawn.prompt_index)
+    index: list[int] = np.asarray(drawn.prompt_index).tolist()
     asked = [prompts[i] for i in index]
     scores = score_in_parts(scorers, asked, drawn.texts, work.steps(f"{purpose}: scoring"))
     lengths = np.asarray(drawn.lengths)

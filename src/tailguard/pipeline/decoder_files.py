@@ -101,13 +101,15 @@ def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
 
 
 def _profile(fields: dict[str, Any]) -> CalibratedProfile:
-    setting = dict(fields["setting"])
-    setting["acceptance_level"] = float(setting["acceptance_level"])
-    certificate = fields["certificate"]
+    setting, certificate = fields["setting"], fields["certificate"]
+    level = float(setting["acceptance_level"])  # infinities are written as text
     if certificate is not None:
-        certificate = Certificate(
-            **certificate | {"risk_upper_bound": float(certificate["risk_upper_bound"])}
-        )
+        bound = float(certificate["risk_upper_bound"])
+        certificate = Certificate(**certificate | {"risk_upper_bound": bound})
     return CalibratedProfile(
-        **{**fields, "setting": DecodingSetting(**setting), "certificate": certificate}
+        measure_name=fields["measure_name"],
+        tail_mass=fields["tail_mass"],
+        budget=fields["budget"],
+        setting=DecodingSetting(**setting | {"acceptance_level": level}),
+        certificate=certificate,
     )

@@ -119,9 +119,9 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, Any]:
     heads, fitted = fit_process_heads(
         PrefixOutcomes(
             hidden=hidden,
-            reward=torch.from_numpy(reward),
-            cost=torch.from_numpy(cost),
-            prompt_index=torch.from_numpy(np.asarray(columns["prompt_index"])[rows]),
+            reward=torch.as_tensor(reward),
+            cost=torch.as_tensor(cost),
+            prompt_index=torch.as_tensor(np.asarray(columns["prompt_index"])[rows]),
         ),
         _threshold_grid(np.asarray(columns["cost"])),
         torch.tensor(_QUANTILE_LEVELS),
@@ -167,7 +167,7 @@ def _threshold_grid(costs: np.ndarray) -> torch.Tensor:
     keep = np.concatenate([[True], np.diff(grid) > 1e-3 * span])
     if keep.sum() < 2:
         return torch.tensor([float(costs.min()), float(costs.min()) + span])
-    return torch.from_numpy(grid[keep])
+    return torch.as_tensor(grid[keep])
 
 
 def _plan(bank: SampleBank, guided: Guided, kl_coef: float) -> GuidedPlan:
@@ -189,8 +189,8 @@ def _plan(bank: SampleBank, guided: Guided, kl_coef: float) -> GuidedPlan:
         policy=guided.policy,
         tail_mass=guided.tail_mass,
         budget=float(budget),
-        multiplier=float(solution.multiplier),
-        threshold=float(solution.threshold),
+        multiplier=solution.multipliers[0],
+        threshold=float(np.mean(solution.thresholds[0])),
         policy_risk=float(here),
-        planned_risk=float(solution.risk),
+        planned_risk=solution.risks[0],
     )

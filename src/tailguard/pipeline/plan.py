@@ -130,7 +130,7 @@ def read_weights(directory: Path, name: str) -> np.ndarray:
 def smallest_reachable_risk(bank: SampleBank, measure: RiskMeasure, kl_coef: float) -> float:
     """The smallest risk that any policy on the bank has."""
     found = solve(bank, RiskConstraint(measure, _UNREACHABLE), kl_coef=kl_coef)
-    return float(found.smallest_reachable_risk)
+    return found.smallest_reachable_risks[0]
 
 
 def frontier_profiles(
@@ -176,7 +176,7 @@ def _plan_target(
     constraint = RiskConstraint(measure, np.inf if budget is None else budget, scope=target.scope)
     solution = solve(bank, constraint, kl_coef=kl_coef)
     if not solution.feasible:
-        least = float(solution.smallest_reachable_risk)
+        least = solution.smallest_reachable_risks[0]
         raise InfeasibleError(
             f"plan.targets: '{target.name}' asks for {target.measure} ≤ {budget:.4g}, but the"
             f" smallest risk that this bank can reach is {least:.4g}; raise the budget or sample"
@@ -201,15 +201,15 @@ def _chosen_members(
 ) -> list[tuple[PlannedTarget, Solution]]:
     """The few solutions of the frontier that together serve all its profiles best."""
     chosen = select(bank, list(profiles), kl_coef=kl_coef, num_policies=num)
-    return [
-        (_planned(f"member-{k + 1}", "cvar", _tail_mass(s), None, s), s)
-        for k, s in enumerate(chosen.members)
-    ]
+    return [(_member(f"member-{k + 1}", s), s) for k, s in enumerate(chosen.members)]
 
 
-def _tail_mass(solution: Solution) -> float:
-    measure = getattr(solution.constraints[0], "measure", None) if solution.constraints else None
-    return float(getattr(measure, "tail_mass", 1.0))
+def _member(name: str, solution: Solution) -> PlannedTarget:
+    constraint = solution.constraints[0]
+    if isinstance(constraint.measure, CVaR) and np.isfinite(constraint.budget):
+        tail_mass, budget = float(constraint.measure.tail_mass), float(constraint.budget)
+        return _planned(name, "cvar", tail_mass, budget, solution)
+    return _planned(name, "none", 1.0, None, solution)
 
 
 def _planned(
@@ -218,14 +218,20 @@ def _planned(
     return PlannedTarget(name, measure, tail_mass, budget, **_figures(solution))
 
 
-def _figures(solution: Solution) -> dict[str, Any]:
-    names = ("multiplier", "threshold", "reward", "risk", "value", "kl")
-    return {name: float(np.mean(getattr(solution, name))) for name in names} | {
-        "effective_sample_size": float(solution.effective_sample_size)
+def _figures(solution: Solution) -> dict[str, float]:
+    """Figures of a solution of one constraint; a threshold a prompt is shown by its mean."""
+    return {
+        "multiplier": solution.multipliers[0],
+        "threshold": float(np.mean(solution.thresholds[0])),
+        "reward": solution.reward,
+        "risk": solution.risks[0],
+        "value": solution.value,
+        "kl": solution.kl,
+        "effective_sample_size": solution.effective_sample_size,
     }
 
 
 def _tensor(array: np.ndarray) -> Any:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.as_tensor(array, dtype=torch.float32)

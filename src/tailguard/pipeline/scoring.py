@@ -62,7 +62,7 @@ class PessimisticCost:
         """The ensemble's scores as one cost each."""
         require_finite(members, "cost")
         upper = members.mean(axis=1) + self.pessimism * spread(members)
-        return np.minimum(upper, self.bound)
+        return np.asarray(np.minimum(upper, self.bound))
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def spread(members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
     """Sample standard deviation over members; a single member knows no doubt and shows none."""
     if members.shape[1] == 1:
         return np.zeros(members.shape[0])
-    return members.std(axis=1, ddof=1)
+    return np.asarray(members.std(axis=1, ddof=1))
 
 
 def load_scorers(directory: Path, max_tokens: int) -> tuple[Scorer, Scorer]:

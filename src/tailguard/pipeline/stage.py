@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tailguard.artifacts import Header, build_artifact
 from tailguard.config import Recipe
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows that something is under way. Calls are cheap enough to make at every step."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 from tailguard.data import Prompt
@@ -33,8 +33,9 @@ class GuardedDecoder(Protocol):
     ``setting`` says which sampling was calibrated.
     """
 
-    def generate(self, prompts: Sequence[Prompt], **settings: Any) -> Sequence[GuardedAnswer]:
-        """One answer a prompt, in order."""
+    @property
+    def generate(self) -> Callable[..., Sequence[GuardedAnswer]]:
+        """Called with the prompts and settings by name: one answer a prompt, in order."""
         ...
 
 
