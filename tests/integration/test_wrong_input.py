@@ -1,0 +1,165 @@
+"""Wrong input through the real commands: the status, one line, and nothing half-written."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailguard.artifacts import Header, build_artifact
+from tailguard.cli import main
+from tailguard.config import Recipe
+from tailguard.data.table import write_table
+from tailguard.errors import InfeasibleError
+
+PAIRS = [{"prompt": f"pair {k}", "chosen": "so", "rejected": "no"} for k in range(40)]
+PROMPTS = [{"prompt": f"prompt {k}"} for k in range(30)]
+RECIPE = {
+    "data": {
+        "source": "files",
+        "reward_pairs": ["reward.jsonl"],
+        "cost_pairs": ["cost.jsonl"],
+        "prompts": ["prompts.jsonl"],
+        "num_prompts": 10,
+        "num_calibration": 10,
+        "num_certification": 10,
+    }
+}
+
+
+def lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def command(tmp_path, capfd):
+    """Write the recipe and its data, run a stage, give its status and the last line it said."""
+    for name, rows in (("reward", PAIRS), ("cost", PAIRS), ("prompts", PROMPTS)):
+        (tmp_path / f"{name}.jsonl").write_text(lines(rows))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))
+
+    def run(stage: str, *overrides: str, out: Path = tmp_path / "out") -> tuple[int, str]:
+        sets = [part for item in overrides for part in ("--set", item)]
+        with pytest.raises(SystemExit) as caught:
+            main([stage, str(tmp_path / "recipe.yaml"), "--out", str(out), *sets])
+        assert isinstance(caught.value.code, int)
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        return caught.value.code, said.splitlines()[-1]
+
+    return run
+
+
+def made(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != ".lock")
+
+
+def test_right_input(command, tmp_path):
+    assert command("prepare")[0] == 0
+    assert [name.partition("-")[0] for name in made(tmp_path)] == ["prepare", "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("cost.jsonl", None, "cost.jsonl: no such file"),
+        ("cost.jsonl", "", "cost.jsonl: is empty; at least one row is needed"),
+        ("cost.jsonl", lines(PAIRS[:4]) + '{"prompt": ', "cost.jsonl, line 5: malformed JSON"),
+        ("reward.jsonl", lines([{"chosen": "a", "rejected": "b"}]), "line 1: no 'prompt'"),
+        ("reward.jsonl", lines([*PAIRS, {"prompt": "a"}]), "line 41: no 'chosen'"),
+        ("prompts.jsonl", lines([*PROMPTS, {"text": "a"}]), "line 31: no 'prompt'"),
+        ("prompts.jsonl", lines(PROMPTS[:29]), "only 29 distinct ones are there"),
+        ("prompts.jsonl", lines(PROMPTS[:29] + PAIRS), "only 29 distinct ones are there"),
+        ("recipe.yaml", "bank: {}\ntrian: {}\n", "line 2: unknown key 'trian'"),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_wrong_data(command, tmp_path, file, content, said):
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    status, line = command("prepare")
+    assert status == 2
+    assert line.startswith("tailguard: ")
+    assert said in line
+    assert not (tmp_path / "out").exists() or made(tmp_path) == []
+
+
+def test_a_truncated_archive(command, tmp_path):
+    content = gzip.compress(lines(PAIRS).encode())
+    (tmp_path / "cost.jsonl.gz").write_bytes(content[: len(content) // 2])
+    status, line = command("prepare", "data.cost_pairs=[cost.jsonl.gz]")
+    assert (status, made(tmp_path)) == (2, [])
+    assert "cost.jsonl.gz: cannot read it" in line
+
+
+@pytest.mark.parametrize("key", ["policy.model", "scorers.backbone", "scorers.reward_model"])
+def test_a_model_that_is_not_there(command, tmp_path, key):
+    status, line = command("fit-scorers", f"{key}=./nowhere")
+    assert status == 2
+    assert f"{tmp_path / 'nowhere'}: no such file or folder" in line
+    assert [name.partition("-")[0] for name in made(tmp_path)] == ["prepare", "run.json"]
+
+
+def test_edited_data_is_another_artifact(command, tmp_path):
+    command("prepare")
+    command("prepare")
+    assert len(made(tmp_path)) == 2  # one artifact, and the index
+    (tmp_path / "cost.jsonl").write_text(lines(PAIRS[:-1]))
+    command("prepare")
+    assert len(made(tmp_path)) == 3
+
+
+def test_a_full_disk(command, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    if (
+        sys.platform != "linux"
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("only root may mount a small disk")
+    try:
+        generator = np.random.default_rng(0)
+        rows = [pair | {"chosen": generator.bytes(4000).hex()} for pair in PAIRS]
+        (tmp_path / "cost.jsonl").write_text(lines(rows))
+        status, line = command("prepare", out=disk)
+        assert status == 1
+        assert "the disk is full; free some space" in line
+        assert [path.name for path in disk.iterdir()] == [".lock"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_infeasible_budget(tmp_path):
+    from tailguard.pipeline.plan import STAGE
+    from tailguard.pipeline.stage import silent
+
+    def write(directory: Path) -> dict[str, object]:
+        generator = np.random.default_rng(0)
+        prompts, samples = 16, 32
+        write_table(
+            directory / "bank.parquet",
+            {
+                "prompt_index": np.repeat(np.arange(prompts), samples),
+                "prompt_id": np.repeat([f"p{k}" for k in range(prompts)], samples),
+                "reward": generator.normal(size=prompts * samples),
+                "cost": generator.exponential(size=prompts * samples) + 1.0,
+            },
+        )
+        return {}
+
+    bank, _ = build_artifact(tmp_path, Header("SampleBank", "bank", 1), write)
+    target = {"name": "safest", "tail_mass": 0.25, "budget": 0.5}  # every cost is above 1
+    recipe = Recipe.model_validate({"plan": {"targets": [target], "tail_masses": [0.25]}})
+    with pytest.raises(
+        InfeasibleError, match=r"'safest' asks for cvar ≤ 0\.5.*can reach is 1\."
+    ) as e:
+        STAGE.run(recipe, tmp_path, {"bank": bank}, silent)
+    assert e.value.exit_status == 3
+    assert 1.0 < e.value.smallest_reachable_risk < 1.5
+    assert [path.name for path in tmp_path.iterdir()] == [bank.name]
