@@ -91,7 +91,6 @@ def _build(work: Work) -> dict[str, Any]:
             "title": work.recipe.name,
             "judge": {
                 "name": setting.judge.name,
-                "in_scorer_units": not isinstance(work.recipe.data, FileData),
                 **setting.judge.figures,
             },
             "num_prompts": int(setting.in_sample.sum()),
