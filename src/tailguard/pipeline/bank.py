@@ -19,7 +19,7 @@ from tailguard.pipeline.scoring import ScorerPair, load_scorer_pair
 from tailguard.pipeline.sources import model_hashes, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.planning import SampleBank
-from tailguard.risk import CVaR
+from tailguard.risk import CVaR, RiskMeasure
 
 BANK_NAME = "bank.parquet"
 
@@ -105,8 +105,17 @@ def write_bank(
         "num_tokens": int(lengths.sum()),
         "reward": float(scores["reward"].mean()),
         "cost": float(scores["cost"].mean()),
-        "cvar_0.1": CVaR(0.1).value(scores["cost"]),
+        "cvar_0.1": sample_risk(CVaR(0.1), scores["cost"]),
     }
+
+
+def sample_risk(measure: RiskMeasure, costs: np.ndarray) -> float:
+    """Risk of equally weighted costs of any shape, without a warning where the tail is thin.
+
+    For figures beside which the number of samples stands.
+    """
+    flat = costs.ravel()
+    return float(measure.value_rows(flat, np.full(flat.size, 1.0 / flat.size)))
 
 
 def score_in_parts(

@@ -15,7 +15,7 @@ from tailguard.config import Guided, Recipe
 from tailguard.decoding import response_hidden_states
 from tailguard.errors import InfeasibleError
 from tailguard.models.policy import Policy
-from tailguard.pipeline.bank import BANK_NAME, read_bank, write_bank
+from tailguard.pipeline.bank import BANK_NAME, read_bank, sample_risk, write_bank
 from tailguard.pipeline.plan import smallest_reachable_risk
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
@@ -172,7 +172,7 @@ def _threshold_grid(costs: np.ndarray) -> torch.Tensor:
 
 def _plan(bank: SampleBank, guided: Guided, kl_coef: float) -> GuidedPlan:
     measure = CVaR(guided.tail_mass)
-    here = measure.value(bank.cost.ravel())
+    here = sample_risk(measure, bank.cost)
     least = smallest_reachable_risk(bank, measure, kl_coef)
     budget = guided.budget
     if guided.reduction is not None:

@@ -14,7 +14,7 @@ from tailguard.config import Recipe, Target
 from tailguard.errors import InfeasibleError
 from tailguard.evaluation.figures import draw_figures
 from tailguard.models.tensor_file import read_tensors, write_tensors
-from tailguard.pipeline.bank import BANK_NAME, read_bank
+from tailguard.pipeline.bank import BANK_NAME, read_bank, sample_risk
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.planning import RiskConstraint, SampleBank, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
@@ -85,7 +85,7 @@ def _build(work: Work) -> dict[str, Any]:
             "targets": [asdict(target) for target, _ in planned],
             "frontier": points,
             "reference": {"reward": float(bank.reward.mean())}
-            | {f"cvar_{a}": CVaR(a).value(bank.cost.ravel()) for a in settings.tail_masses},
+            | {f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses},
         },
     )
     write_tensors(
@@ -140,7 +140,7 @@ def frontier_profiles(
     profiles: list[Profile] = []
     for tail_mass in tail_masses:
         measure = CVaR(tail_mass)
-        here = measure.value(bank.cost.ravel())
+        here = sample_risk(measure, bank.cost)
         least = smallest_reachable_risk(bank, measure, 1.0)
         shares = np.linspace(0.0, 0.9, num_budgets)
         profiles += [Profile(measure, float(here + share * (least - here))) for share in shares]
@@ -187,7 +187,7 @@ def _plan_target(
 
 
 def _budget(bank: SampleBank, target: Target, measure: RiskMeasure, kl_coef: float) -> float | None:
-    here = measure.value(bank.cost.ravel())
+    here = sample_risk(measure, bank.cost)
     if target.budget == "reference":
         return here
     if target.reduction is not None:
