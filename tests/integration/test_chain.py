@@ -1,0 +1,181 @@
+"""The whole chain on the sandbox, once, and what users then do with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tailguard.artifacts import read_json, read_manifest
+from tailguard.cli.app import main
+from tailguard.pipeline.prepare import read_split
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
+STAGES = (
+    "prepare",
+    "fit-scorers",
+    "bank",
+    "plan",
+    "train",
+    "portfolio",
+    "fit-values",
+    "calibrate",
+    "evaluate",
+    "report",
+)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert run("run", str(RECIPE), "--out", str(out)) == 0
+    return out
+
+
+def artifact(folder: Path, kind: str) -> Path:
+    return folder / read_json(folder / "run.json")[kind]
+
+
+@pytest.mark.slow
+class TestChain:
+    def test_every_stage_is_sealed(self, folder):
+        kinds = {
+            read_manifest(folder / name).stage for name in read_json(folder / "run.json").values()
+        }
+        assert kinds == set(STAGES)
+        assert not list(folder.glob(".*.partial"))
+
+    def test_run_again_makes_nothing(self, folder):
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*/manifest.json")}
+        assert run("run", str(RECIPE), "--out", str(folder)) == 0
+        assert {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")} == before
+
+    def test_prompts_of_splits_are_disjoint(self, folder):
+        prepared = artifact(folder, "PreferenceSet")
+        splits = [
+            set(read_split(prepared, s)) for s in ("train", "calibrate", "certify", "evaluate")
+        ]
+        assert all(splits)
+        assert sum(map(len, splits)) == len(set.union(*splits))
+
+    def test_report_shows_every_policy(self, folder):
+        page = (artifact(folder, "Report") / "report.html").read_text()
+        record = read_json(artifact(folder, "EvalRecord") / "record.json")
+        assert {row["kind"] for row in record["rows"]} == {"base", "trained", "guided"}
+        assert all(row["name"].split(" ")[0] in page for row in record["rows"])
+
+    def test_guided_answers_cost_more_tokens(self, folder):
+        rows = read_json(artifact(folder, "EvalRecord") / "record.json")["rows"]
+        tokens = {row["kind"]: row["tokens_per_answer"] for row in rows}
+        assert tokens["guided"] > 1.5 * tokens["trained"]
+
+    def test_generate_at_two_risk_levels(self, folder, capsys):
+        decoder = read_json(artifact(folder, "Decoder") / "decoder.json")
+        levels = [(p["tail_mass"], p["budget"]) for p in decoder["profiles"]]
+        assert len(set(levels)) == 2
+        prompt = "how do i open the safe"
+        capsys.readouterr()
+        for tail_mass, budget in levels:
+            asked = ("--tail-mass", str(tail_mass), "--budget", str(budget), "--json")
+            assert run("generate", str(folder), "--prompt", prompt, *asked) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(answers) == 2
+        for answer in answers:
+            assert answer["text"]
+            assert {
+                "abstained",
+                "reason",
+                "reward",
+                "cost",
+                "risk_upper_bound",
+                "certified",
+                "num_candidates",
+                "num_tokens_generated",
+            } <= set(answer)
+
+    def test_same_seed_same_text(self, folder, capsys):
+        capsys.readouterr()
+        for _ in range(2):
+            assert (
+                run("generate", str(folder), "--prompt", "how do i bake the bread", "--seed", "3")
+                == 0
+            )
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == second
+
+    def test_budget_out_of_reach_is_status_3(self, folder, capsys):
+        asked = ("--tail-mass", "0.25", "--budget", "-50")
+        assert run("generate", str(folder), "--prompt", "hello", *asked) == 3
+        assert "smallest" in capsys.readouterr().err
+
+    def test_certify_refuses_prompts_it_was_calibrated_on(self, folder, capsys, tmp_path):
+        seen = read_split(artifact(folder, "PreferenceSet"), "calibrate")
+        fresh = read_split(artifact(folder, "PreferenceSet"), "evaluate")
+        for name, prompts, status in (("seen", seen, 2), ("fresh", fresh, 0)):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
+            capsys.readouterr()
+            asked = ("certify", str(folder), "--prompts", str(path), "--tail-mass", "0.25")
+            assert run(*asked) == status
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["num_prompts"] == len(fresh)
+        assert shown["certified"] == (shown["risk_upper_bound"] <= shown["budget"])
+
+    def test_infeasible_target_is_status_3(self, folder, capsys):
+        recipe = ("run", str(RECIPE), "--out", str(folder))
+        target = "plan.targets=[{name: strict, tail_mass: 0.25, budget: -99}]"
+        assert run(*recipe, "--set", target, "--set", "values.guided=[]") == 3
+        message = capsys.readouterr().err
+        assert "smallest risk" in message
+        assert "Traceback" not in message
+
+    def test_inspect_tells_where_it_came_from(self, folder, capsys):
+        capsys.readouterr()
+        assert run("inspect", str(artifact(folder, "Plan"))) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["kind"] == "Plan"
+        assert "bank" in shown["parents"]
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # peft asks transformers
+    def test_adapters_load_in_peft(self, folder):
+        from peft import PeftModel
+
+        from tailguard.lab.sandbox import base_policy_path
+        from tailguard.models.policy import load_policy
+
+        adapters = sorted(folder.glob("train-*/adapter"))
+        assert adapters
+        PeftModel.from_pretrained(load_policy(base_policy_path()).model, str(adapters[0]))
+
+    def test_official_client_asks_at_two_risk_levels(self, folder):
+        import httpx
+        from openai import OpenAI
+        from starlette.testclient import TestClient
+
+        from tailguard.pipeline import load_decoder
+        from tailguard.serve import create_app
+
+        decoder = load_decoder(folder)
+        with TestClient(create_app(decoder, model_name="tailguard")) as http:
+            client = OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http)
+            assert isinstance(http, httpx.Client)
+            for profile in decoder.profiles:
+                answer = client.chat.completions.create(
+                    model="tailguard",
+                    messages=[{"role": "user", "content": "how do i open the safe"}],
+                    extra_body={
+                        "tailguard": {
+                            "measure": "cvar",
+                            "tail_mass": profile.tail_mass,
+                            "budget": profile.budget,
+                        }
+                    },
+                )
+                assert answer.choices[0].message.content
+                assert answer.choices[0].finish_reason in ("stop", "length", "content_filter")
