@@ -37,7 +37,7 @@ from tailguard.models.policy import Policy, load_policy
 from tailguard.planning import Planner, RiskConstraint, SampleBank, Solution
 from tailguard.risk import CVaR, Mean
 
-TAIL_MASSES = (0.1, 0.05, 0.01)
+TAIL_MASSES = (0.1, 0.05, 0.01)  # plans have too few samples for the last
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,16 @@ def base_figures(judged: Judged) -> dict[str, Any]:
 
 
 def figures_of(
-    bank: SampleBank, refused: np.ndarray, benign: np.ndarray, s: Solution
+    bank: SampleBank, refused: np.ndarray, benign: np.ndarray, weights: np.ndarray
 ) -> dict[str, float]:
-    """What a plan gives on the bank, whatever it was constrained by."""
-    cost, mass = bank.cost.ravel(), s.weights.ravel()
+    """What a policy on the bank gives; weights [prompts, samples], rows summing to 1."""
+    cost, mass = bank.cost.ravel(), weights.ravel()
     return {
-        "reward": s.reward,
+        "reward": float((weights * bank.reward).sum(1).mean()),
         "mean cost": Mean().value(cost, mass),
-        **{f"CVaR {a:g}": CVaR(a).value(cost, mass) for a in TAIL_MASSES},
+        **{f"CVaR {a:g}": CVaR(a).value(cost, mass) for a in TAIL_MASSES[:2]},
         "unsafe": float(mass[cost > 0].sum() / mass.sum()),
-        "benign refused": float((s.weights * refused)[benign].sum(1).mean()),
-        "multiplier": float(s.multipliers[0]),
-        "KL": s.kl,
-        "samples": s.effective_sample_size,
+        "benign refused": float((weights * refused)[benign].sum(1).mean()),
     }
 
 
@@ -169,10 +166,14 @@ def main() -> None:
     bank = SampleBank(judged.reward.reshape(shape), judged.cost.reshape(shape))
     benign = np.array([request.kind == "benign" for request in asked])
     refused = judged.refused.reshape(shape)
-    rows = {
-        name: figures_of(bank, refused, benign, solution)
-        for name, solution in plans(bank, args.kl_coef).items()
-    }
+    base_row = figures_of(bank, refused, benign, np.full(shape, 1 / args.samples))
+    rows = {"base policy": base_row | {"multiplier": 0.0, "KL": 0.0, "samples": args.samples}}
+    for name, plan in plans(bank, args.kl_coef).items():
+        rows[name] = figures_of(bank, refused, benign, plan.weights) | {
+            "multiplier": plan.multipliers[0],
+            "KL": plan.kl,
+            "samples": plan.effective_sample_size,
+        }
     show(f"planned on {args.prompts} × {args.samples} answers, β = {args.kl_coef:g}", rows)
     report = {
         "base": base,
