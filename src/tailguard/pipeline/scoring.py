@@ -111,7 +111,7 @@ class ScorerPair:
 def spread(members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
     """Sample standard deviation over members; a single member knows no doubt and shows none."""
     if members.shape[1] == 1:
-        return np.zeros(members.shape[0])
+        return np.zeros(len(members), dtype=np.float64)
     centred: np.ndarray = members - members.mean(axis=1, keepdims=True)
     return np.sqrt(np.square(centred).sum(axis=1) / (members.shape[1] - 1))
 
