@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tailguard.artifacts import Manifest, read_json, read_manifest
 from tailguard.artifacts.store import payload_hash
@@ -32,24 +35,61 @@ class Chain:
     recipe: Path
     overrides: tuple[str, ...] = ()
 
-    def start(self, out: Path, stage: str = "run") -> subprocess.Popen[str]:
+    def start(self, out: Path, stage: str = "run") -> Running:
         """Start it."""
         sets = [part for item in self.overrides for part in ("--set", item)]
-        return subprocess.Popen(
-            [*self.program, stage, str(self.recipe), *sets, "--out", str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [*self.program, stage, str(self.recipe), *sets, "--out", str(out)]
+        return Running(command, out.with_name(f"{out.name}.{stage}"))
 
-    def finish(self, out: Path, stage: str = "run") -> tuple[float, str]:
-        """Run it to its end: seconds, and what it printed."""
-        started = time.perf_counter()
-        with self.start(out, stage) as process:
-            printed, said = process.communicate()
-        if process.returncode:
-            raise ChainError(f"{stage} ended with status {process.returncode}: {said[-2000:]}")
-        return time.perf_counter() - started, printed
+    def finish(self, out: Path, stage: str = "run") -> str:
+        """Run it to its end, and give what it printed."""
+        return self.start(out, stage).end()
+
+
+class Running:
+    """A started command; what it prints goes to files, so that it never waits for us."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._printed, self._said = log.with_suffix(".out"), log.with_suffix(".err")
+        self._began = time.perf_counter()
+        with self._printed.open("w") as out, self._said.open("w") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._began
+
+    def spent_seconds(self) -> float:
+        """Of processor time, which other programs do not stretch; where unknown, of the clock."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return self.seconds()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def poll(self) -> Iterator[float]:
+        """Processor time every few milliseconds, as long as it runs."""
+        while self.process.returncode is None:
+            yield self.spent_seconds()
+            time.sleep(0.02)
+            self.process.poll()
+
+    def end(self) -> str:
+        """What it printed, once it is over.
+
+        Raises:
+            ChainError: it failed.
+        """
+        status = self.process.wait()
+        if status:
+            said = self._said.read_text()[-2000:]
+            raise ChainError(f"{self.process.args} ended with status {status}: {said}")
+        return self._printed.read_text()
+
+    def kill(self) -> None:
+        """Kill it as the system does when memory is short."""
+        self.process.kill()
+        self.process.wait()
 
 
 def read_artifacts(out: Path) -> dict[str, Manifest]:
@@ -103,12 +143,13 @@ def compare(expected: dict[str, Manifest], found: dict[str, Manifest]) -> dict[s
 def _difference(expected: Any, found: Any, where: str = "metrics") -> str | None:
     """Where two values differ by more than the tolerance, timings aside."""
     if isinstance(expected, dict) and isinstance(found, dict):
-        keys = {key for key in {*expected, *found} if "second" not in str(key)}
-        pairs = [(f"{where}.{key}", expected.get(key), found.get(key)) for key in sorted(keys)]
-    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        pairs = [
-            (f"{where}.{k}", *both) for k, both in enumerate(zip(expected, found, strict=True))
-        ]
+        one, other = cast("dict[str, Any]", expected), cast("dict[str, Any]", found)
+        keys = sorted(key for key in {*one, *other} if "second" not in key)
+        pairs = [(f"{where}.{key}", one.get(key), other.get(key)) for key in keys]
+    elif isinstance(expected, list) and isinstance(found, list):
+        ones, others = cast("list[Any]", expected), cast("list[Any]", found)
+        both = zip_longest(ones, others)
+        pairs = [(f"{where}.{place}", *values) for place, values in enumerate(both)]
     elif isinstance(expected, (int, float)) and isinstance(found, (int, float)):
         close = abs(expected - found) <= TOLERANCE * max(1.0, abs(expected))
         return None if close else f"{where} is {found}, not {expected}"

@@ -27,7 +27,7 @@ def check_edits(run: Chain, source: Path, folder: Path) -> dict[str, bool]:
     chain = _write_file_recipe(run, source, folder)
 
     def ids() -> tuple[str, str]:
-        fitted = Path(chain.finish(folder / "out", "fit-scorers")[1].strip())
+        fitted = Path(chain.finish(folder / "out", "fit-scorers").strip())
         parents = read_manifest(fitted).parents
         return parents["prepare"]["id"], read_manifest(fitted).id
 

@@ -3,7 +3,8 @@
     python benchmarks/kill_resume.py recipes/tiny.yaml --set train.num_steps=2
 
 The run is first done undisturbed in one folder. In another one it is killed (SIGKILL) at ten
-moments, one in each tenth of the undisturbed run's duration, and restarted until it is done.
+moments, one in each tenth of the undisturbed run (by processor time, so that a busy machine does
+not shift them), and restarted until it is done.
 After every kill, each folder that looks finished must be sealed and whole; in the end nothing
 half-written may be left, and every artifact must have the payload hash of the undisturbed one, or
 figures within 1e-6 of its. Then raw data and the model are edited, and the ids must follow.
@@ -13,22 +14,40 @@ from __future__ import annotations
 
 import argparse
 import random
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from chain_runs import Chain, ChainError, compare, half_written, read_artifacts
 from edited_inputs import check_edits
 
-from tailguard.artifacts import Manifest, write_json
+from tailguard.artifacts import write_json
 
 RESULT = Path(__file__).parent / "results" / "kill_resume.json"
 PROGRAM = (str(Path(sys.executable).with_name("tailguard")),)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When an undisturbed run did what, in seconds of processor time.
+
+    Attributes:
+        started: when it took hold of its folder: libraries are loaded.
+        sealed: folder name of an artifact → when it was sealed.
+        ended: when it was over.
+    """
+
+    started: float
+    sealed: dict[str, float]
+    ended: float
+
+    def position(self, done: Iterable[str], spent: float) -> float:
+        """Where a run is that found some artifacts done and has spent so many seconds since."""
+        resumed_at = max((self.sealed[name] for name in done), default=self.started)
+        return spent + resumed_at - self.started
 
 
 @dataclass(frozen=True)
@@ -36,131 +55,103 @@ class Kill:
     """One kill.
 
     Attributes:
-        moment: aimed at, as a share of the undisturbed run.
-        after_seconds: since the latest start.
+        moment: as a share of the undisturbed run.
+        spent_seconds: of processor time since the latest start.
         sealed: artifacts that were done.
         half_written: hidden folders that were left.
     """
 
     moment: float
-    after_seconds: float
+    spent_seconds: float
     sealed: int
     half_written: int
 
 
-@dataclass
-class Disturbed:
-    """A run that was killed and restarted.
-
-    Attributes:
-        out: its folder.
-        kills: in order.
-        seconds: all attempts together.
-    """
-
-    out: Path
-    kills: list[Kill] = field(default_factory=lambda: [])
-    seconds: float = 0.0
+def watch(chain: Chain, out: Path) -> Timeline:
+    """Run undisturbed, and note when each artifact was sealed."""
+    run = chain.start(out)
+    started, ended = None, 0.0
+    sealed: dict[str, float] = {}
+    for ended in run.poll():
+        if started is None and (out / ".lock").exists():
+            started = ended
+        for manifest in out.glob("[!.]*/manifest.json"):
+            sealed.setdefault(manifest.parent.name, ended)
+    run.end()
+    for name in read_artifacts(out):
+        sealed.setdefault(name, ended)
+    return Timeline(started or 0.0, sealed, ended)
 
 
 def kill_until_done(
-    chain: Chain,
-    out: Path,
-    undisturbed: dict[str, Manifest],
-    duration: float,
-    moments: Sequence[float],
-) -> Disturbed:
-    """Kill the run at moments of its progress, as shares of ``duration``; then let it finish.
+    chain: Chain, out: Path, timeline: Timeline, moments: Sequence[float]
+) -> list[Kill]:
+    """Kill the run at moments of its progress, as shares of the whole; then let it finish.
 
     Where it finishes before its next moment, the moments that are left are not used.
     """
-    run = Disturbed(out)
+    kills: list[Kill] = []
     for moment in moments:
-        wait = max(0.05, moment * duration - _seconds_done(out, undisturbed))
-        started = time.perf_counter()
-        with chain.start(out) as process:
-            said = ""
-            try:
-                said = process.communicate(timeout=wait)[1]
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-        after = time.perf_counter() - started
-        run.seconds += after
-        if process.returncode == 0:
-            return run
-        if process.returncode != -9:
-            raise ChainError(
-                f"a restarted run ended with status {process.returncode}: {said[-2000:]}"
-            )
-        run.kills.append(
-            Kill(moment, round(after, 2), len(read_artifacts(out)), len(half_written(out)))
-        )
-    run.seconds += chain.finish(out)[0]
-    return run
+        done = read_artifacts(out)
+        run = chain.start(out)
+        for spent in run.poll():
+            if timeline.position(done, spent) >= moment * timeline.ended:
+                run.kill()
+                found = read_artifacts(out)
+                kills.append(Kill(moment, round(spent, 2), len(found), len(half_written(out))))
+                break
+        else:
+            run.end()
+            return kills
+    chain.finish(out)
+    return kills
 
 
-def _seconds_done(out: Path, undisturbed: dict[str, Manifest]) -> float:
-    """How far the run is: what the sealed artifacts took in the undisturbed one."""
-    done = read_artifacts(out)
-    made_inside = {
-        name
-        for name in done
-        for stage in done.values()
-        if stage.stage != done[name].stage and done[name].stage.startswith(stage.stage + "-")
-    }
-    return sum(
-        undisturbed[name].metrics["seconds"]
-        for name in done
-        if name in undisturbed and name not in made_inside
-    )
-
-
-def draw_moments(num: int, seed: int) -> list[float]:
+def draw_moments(num: int, generator: random.Random) -> list[float]:
     """One moment in each of ``num`` equal parts of the run, as shares of its duration."""
-    generator = random.Random(seed)
     return [(k + generator.random()) / num for k in range(num)]
 
 
 def measure(chain: Chain, folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
     """Everything but the edits; the table is printed on the way."""
-    duration, _ = chain.finish(folder / "undisturbed")
+    timeline = watch(chain, folder / "undisturbed")
     undisturbed = read_artifacts(folder / "undisturbed")
-    print(f"undisturbed: {duration:.1f} s, {len(undisturbed)} artifacts")
-    moments, runs = draw_moments(num_kills, seed), list[Disturbed]()
+    print(f"undisturbed: {timeline.ended:.1f} s of processor time, {len(undisturbed)} artifacts")
+    generator = random.Random(seed)
+    runs: list[list[Kill]] = []
     verdicts: dict[str, str] = {}
-    while moments:
+    while (left := num_kills - sum(map(len, runs))) > 0:
         out = folder / f"killed-{len(runs) + 1}"
-        run = kill_until_done(chain, out, undisturbed, duration, moments)
-        runs.append(run)
-        moments = moments[len(run.kills) :]
+        runs.append(kill_until_done(chain, out, timeline, draw_moments(left, generator)))
+        _print_kills(out.name, runs[-1])
         if half_written(out):
             raise ChainError(f"left behind: {half_written(out)}")
-        verdicts = compare(undisturbed, read_artifacts(out))
-        _print_run(run)
-        if not run.kills:
+        if not runs[-1]:
             raise ChainError(f"{out}: finished before it could be killed; give a longer recipe")
+        verdicts = _worse(verdicts, compare(undisturbed, read_artifacts(out)))
     for name, verdict in verdicts.items():
-        print(f"{name:<40} {undisturbed[name].metrics['seconds']:>8.2f} s  {verdict}")
+        print(f"{name:<40} sealed at {timeline.sealed[name]:>7.2f} s  {verdict}")
     return {
         "recipe": chain.recipe.name,
         "overrides": list(chain.overrides),
         "seed": seed,
-        "undisturbed_seconds": round(duration, 2),
-        "runs": [
-            {"kills": [asdict(kill) for kill in run.kills], "seconds": round(run.seconds, 2)}
-            for run in runs
-        ],
+        "undisturbed": asdict(timeline),
+        "runs": [[asdict(kill) for kill in kills] for kills in runs],
         "artifacts": verdicts,
     }
 
 
-def _print_run(run: Disturbed) -> None:
-    print(f"{run.out.name}: {len(run.kills)} kills, {run.seconds:.1f} s in all")
-    print("  moment   after s   sealed   half-written")
-    for kill in run.kills:
+def _worse(one: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+    """What holds of every run so far."""
+    return {name: one[name] if one.get(name) == "same figures" else other[name] for name in other}
+
+
+def _print_kills(name: str, kills: Sequence[Kill]) -> None:
+    print(f"{name}: {len(kills)} kills")
+    print("  moment   spent s   sealed   half-written")
+    for kill in kills:
         print(
-            f"  {kill.moment:6.2f} {kill.after_seconds:9.2f} {kill.sealed:8d}"
+            f"  {kill.moment:6.2f} {kill.spent_seconds:9.2f} {kill.sealed:8d}"
             f" {kill.half_written:14d}"
         )
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import sys
 import textwrap
 from pathlib import Path
@@ -25,7 +26,9 @@ PROGRAM = textwrap.dedent("""
     def numbers(directory):
         for part in range(4):
             (directory / f"part-{part}").write_text(str(part) * 1000)
-            time.sleep(0.03)
+            ends = time.process_time() + 0.03
+            while time.process_time() < ends:
+                pass
         noise = random.random()
         if fault in ("other payload", "other figures"):
             (directory / "noise").write_text(str(noise))
@@ -91,10 +94,10 @@ def test_a_sound_chain(kill, tmp_path):
     status, out, err = kill("", kills=4)
     assert (status, err) == (0, "")
     result = json.loads((tmp_path / "result.json").read_text())
-    kills = [kill for run in result["runs"] for kill in run["kills"]]
+    kills = [kill for run in result["runs"] for kill in run]
     assert len(kills) == 4
-    assert [kill["moment"] for kill in kills] == sorted(kill["moment"] for kill in kills)
     assert any(kill["half_written"] for kill in kills)  # it was really at work
+    assert any(0 < kill["sealed"] < 6 for kill in kills)  # and went on where it stopped
     assert set(result["artifacts"].values()) == {"same payload"}
     assert len(result["artifacts"]) == 6
     for name in result["artifacts"]:
@@ -114,7 +117,7 @@ def test_other_bytes_with_the_same_figures_will_do(kill, tmp_path):
         ("other figures", "metrics.figure is "),
         ("in place", "looks finished but has no manifest"),
         ("left behind", "left behind: "),
-        ("bad end", "run ended with status 5"),
+        ("bad end", "ended with status 5"),
     ],
 )
 def test_unsound_chains_are_seen(kill, tmp_path, fault, said):
@@ -126,6 +129,7 @@ def test_unsound_chains_are_seen(kill, tmp_path, fault, said):
 
 
 def test_moments_cover_the_run(script):
-    moments = script.draw_moments(10, seed=3)
+    moments = script.draw_moments(10, random.Random(3))
     assert [int(10 * moment) for moment in moments] == list(range(10))
-    assert moments == script.draw_moments(10, seed=3) != script.draw_moments(10, seed=4)
+    assert moments == script.draw_moments(10, random.Random(3))
+    assert moments != script.draw_moments(10, random.Random(4))
