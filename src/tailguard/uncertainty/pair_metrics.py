@@ -21,9 +21,11 @@ def pair_metrics(
     Returns:
         ``accuracy`` (ties half), ``ece`` of the confidence in the predicted order,
         ``ece_noise`` (what a perfectly calibrated scorer would show on as many pairs), ``spread``
-        (mean standard deviation of the margin over members), ``spread_auroc`` (does the spread
-        rank errors above right answers), ``confidence_auroc`` (the same for plain doubt,
-        minus the absolute mean margin) and ``num_pairs``.
+        (mean standard deviation of the margin over members), and three areas under the ROC curve,
+        errors against right answers: ``spread_auroc`` (of the spread alone; it grows with the
+        distance between two answers, as the margin does, so it may well lie below ½),
+        ``doubt_auroc`` (of the spread in units of the mean margin) and ``confidence_auroc`` (of
+        plain doubt, minus the absolute mean margin). ``num_pairs`` counts.
 
     Raises:
         InputError: shapes that do not match.
@@ -46,6 +48,7 @@ def pair_metrics(
         "ece_noise": float(np.mean(simulated)),
         "spread": float(spread.mean()),
         "spread_auroc": area_under_roc(spread, mean < 0.0),
+        "doubt_auroc": area_under_roc(spread / np.maximum(np.abs(mean), 1e-12), mean < 0.0),
         "confidence_auroc": area_under_roc(-np.abs(mean), mean < 0.0),
         "num_pairs": float(len(mean)),
     }

@@ -107,8 +107,8 @@ def value_metrics(
 
     ``reward_r2`` and ``hinge_r2`` (mean and last threshold: ``tail_r2``) are 1 − squared error /
     that of the constant; ``pinball_skill`` likewise. ``coverage_error`` is the mean distance of
-    P(C ≤ quantile) from its level; ``hinge_bias`` the mean of prediction − outcome, over the mean
-    outcome, at the middle threshold. ``reward_spread`` and ``hinge_spread`` are members' standard
+    P(C ≤ quantile) from its level; ``hinge_bias`` the mean of prediction − outcome at the middle
+    threshold, in units of the cost's scale. ``reward_spread`` and ``hinge_spread`` are members' standard
     deviations.
     """
     prediction = heads.predict(validation.hidden)
@@ -121,7 +121,7 @@ def value_metrics(
     constant = torch.quantile(_thinned(train.cost), levels)
     covered = (validation.cost[:, None] <= quantiles).float().mean(dim=0)
     middle = outcome.shape[1] // 2
-    mean_outcome = outcome[:, middle].mean().clamp(min=1e-9)
+    bias = (hinge - outcome)[:, middle].mean() / heads.cost_scale[1]
     return {
         "reward_r2": float(reward_r2),
         "hinge_r2": float(hinge_r2.mean()),
@@ -132,7 +132,7 @@ def value_metrics(
             / _pinball(validation.cost, constant.expand_as(quantiles), levels)
         ),
         "coverage_error": float((covered - levels).abs().mean()),
-        "hinge_bias": float(hinge[:, middle].mean() / mean_outcome - 1.0),
+        "hinge_bias": float(bias),
         "reward_spread": float(prediction.reward.std(dim=1).mean()),
         "hinge_spread": float(prediction.hinge[:, :, middle].std(dim=1).mean()),
         "num_rows": float(len(train)),

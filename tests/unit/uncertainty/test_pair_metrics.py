@@ -45,6 +45,7 @@ def test_a_spread_that_marks_errors_is_found():
     )
     metrics = pair_metrics(members, np.zeros_like(members), generator=rng)
     assert metrics["spread_auroc"] > 0.7
+    assert metrics["doubt_auroc"] > metrics["confidence_auroc"] + 0.05
     assert metrics["spread"] == pytest.approx(0.3 * width.mean(), rel=0.1)
 
 
