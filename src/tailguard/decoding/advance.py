@@ -93,7 +93,7 @@ def advance(
             break
         state.step = rows.step(token_ids, with_hidden=read_last and (over or num_just_ended > 0))
         if state.step.hidden is not None:
-            state.keep_hidden(state.step.hidden, just_ended | ~ended if over else just_ended)
+            state.keep_hidden(state.step.hidden, just_ended | ~ended)
         if over:
             break
         logits = state.step.logits
