@@ -11,6 +11,7 @@ from tailguard.planning.tilt import Tilt, sample_penalty
 from tailguard.risk import RiskMeasure
 
 PromptThresholds = Float64[np.ndarray, "prompts *k"]
+Table = Float64[np.ndarray, "prompts grid"]
 _RATIO = 1.2  # between neighbouring multipliers of the grid
 _MAX_PASSES = 30
 _REACH = 6.0  # how far from the dual's multiplier, either way
@@ -37,8 +38,8 @@ class Exchange:
     best_thresholds: Callable[[float], PromptThresholds]
     unit: float
     _thresholds: dict[int, PromptThresholds] = field(default_factory=dict[int, PromptThresholds])
-    _entries: dict[tuple[int, int], Float64[np.ndarray, "prompts"]] = field(
-        default_factory=dict[tuple[int, int], PromptThresholds]
+    _rows: dict[int, dict[int, np.ndarray]] = field(
+        default_factory=dict[int, dict[int, np.ndarray]]
     )
 
     def improve(
@@ -55,11 +56,8 @@ class Exchange:
         reach = math.ceil(math.log(_REACH) / math.log(_RATIO))
         grid = list(range(centre - reach, centre + reach + 1))
         multipliers = self.unit * _RATIO ** np.array(grid, dtype=np.float64)
-        given = [
-            np.stack([self._partition(threshold, float(lam)) for lam in multipliers], axis=1)
-            for threshold in starts
-        ]
-        known = [np.stack([self._entry(k, j) for j in grid], axis=1) for k in grid]
+        given = [self._partitions(threshold, multipliers) for threshold in starts]
+        known = [self._row(option, grid) for option in grid]
         table = np.stack([*known, *given], axis=1)
         options = np.stack([*(self._thresholds[k] for k in grid), *starts], axis=1)
         rows = np.arange(len(options))
@@ -67,21 +65,25 @@ class Exchange:
         chosen = [_exchange(table, multipliers * budget, option) for option in first]
         return [options[rows, choice] for choice in chosen]
 
-    def _entry(self, option: int, at: int) -> Float64[np.ndarray, "prompts"]:
+    def _row(self, option: int, grid: list[int]) -> Table:
+        """F of a grid multiplier's thresholds at the multipliers of the grid; only new ones cost."""
         if option not in self._thresholds:
             self._thresholds[option] = self.best_thresholds(self.unit * _RATIO**option)
-        if (option, at) not in self._entries:
-            self._entries[option, at] = self._partition(
-                self._thresholds[option], self.unit * _RATIO**at
-            )
-        return self._entries[option, at]
+            self._rows[option] = {}
+        row = self._rows[option]
+        missing = [at for at in grid if at not in row]
+        if missing:
+            multipliers = self.unit * _RATIO ** np.array(missing, dtype=np.float64)
+            columns = self._partitions(self._thresholds[option], multipliers)
+            row |= {at: columns[:, i] for i, at in enumerate(missing)}
+        return np.stack([row[at] for at in grid], axis=1)
 
-    def _partition(
-        self, threshold: PromptThresholds, multiplier: float
-    ) -> Float64[np.ndarray, "prompts"]:
-        """F_x(λ, ν(x)) of each prompt."""
+    def _partitions(
+        self, threshold: PromptThresholds, multipliers: Float64[np.ndarray, "grid"]
+    ) -> Table:
+        """F_x(λ, ν(x)) of each prompt at each λ."""
         penalty = sample_penalty(self.tilt.bank, self.measure, threshold)
-        return self.tilt.kl_coef * self.tilt.weights(multiplier * penalty)[1]
+        return self.tilt.partitions(penalty, multipliers)
 
 
 def _exchange(

@@ -119,7 +119,10 @@ class Solution:
         raise InfeasibleError(f"no policy on the bank meets {told}", missed[0][1])
 
     def shaped_reward(
-        self, reward: ArrayLike, cost: ArrayLike, prompts: ArrayLike | None = None
+        self,
+        reward: ArrayLike | float | int,
+        cost: ArrayLike | float | int,
+        prompts: ArrayLike | None = None,
     ) -> Float64[np.ndarray, "..."]:
         """The reward less Σ λφ_ν(c), averaged over raters: what training and decoding maximise.
 

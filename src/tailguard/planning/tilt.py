@@ -80,6 +80,20 @@ class Tilt:
         log_mass = self._normalise(weights)
         return weights, log_mass
 
+    def partitions(
+        self, penalty: Matrix, multipliers: Float64[np.ndarray, "grid"]
+    ) -> Float64[np.ndarray, "prompts grid"]:
+        """β·log E_ref exp((r − λa)/β) of each prompt, at many λ."""
+        found = np.empty((len(penalty), len(multipliers)))
+        for number, multiplier in enumerate(multipliers):
+            np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
+            self._buffer += self.base
+            peak = self._buffer.max(axis=1)
+            self._buffer -= peak[:, None]
+            np.exp(self._buffer, out=self._buffer)
+            found[:, number] = self.kl_coef * (np.log(self._buffer.sum(axis=1)) + peak)
+        return found
+
     def _normalise(self, exponent: Matrix) -> Float64[np.ndarray, "prompts"]:
         """Turns base + exponent into weights in place; returns log of each row's mass."""
         exponent += self.base
