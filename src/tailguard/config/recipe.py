@@ -67,6 +67,7 @@ class FileData(Section):
         reward_pairs: files of pairs by helpfulness; none where a published scorer is given.
         cost_pairs: files of pairs by harm.
         judge_fraction: share of prompts whose pairs the scorers never see: the judge's.
+        num_judge_pairs: at most so many pairs of a kind for the judge.
         prompts: prompts to bank, train, calibrate and certify on.
         num_prompts: how many of them to bank and train on.
         num_calibration: how many of them to choose acceptance levels on.
@@ -81,6 +82,7 @@ class FileData(Section):
     reward_pairs: Names = ()
     cost_pairs: Names = ()
     judge_fraction: Fraction = 0.4
+    num_judge_pairs: Annotated[int, Field(ge=10)] = 1000
     prompts: Names
     num_prompts: Count = 512
     num_calibration: Count = 500

@@ -77,8 +77,9 @@ def _fitted_judge(work: Work) -> Judge | None:
     from tailguard.pipeline.fit_scorers import to_pairs
 
     prepared: Path = work.parents["prepare"]
+    limit = _judge_pairs(work)
     rows = {
-        (kind, role): read_pairs(prepared, kind, role)
+        (kind, role): read_pairs(prepared, kind, role)[:limit]
         for kind in ("reward", "cost")
         for role in ("judge-train", "judge-validate")
     }
@@ -102,6 +103,11 @@ def _fitted_judge(work: Work) -> Judge | None:
         cost_bound=None,
         figures=figures,
     )
+
+
+def _judge_pairs(work: Work) -> int:
+    data = work.recipe.data
+    return data.num_judge_pairs if isinstance(data, FileData) else 0
 
 
 def require_judge(judge: Judge | None) -> Judge:
