@@ -78,7 +78,8 @@ def test_shaped_reward_averages_the_raters_penalties(draw, scope):
     reward, cost = draw("severe", 5, 8, seed=4)
     raters = cost[:, :, None] * np.array([0.5, 1.5])
     bank = SampleBank(reward, raters, [0.75, 0.25])
-    found = solve(bank, RiskConstraint(CVaR(0.2), 0.1, scope), KL_COEF)
+    least = solve(bank, RiskConstraint(CVaR(0.2), -9.0, scope), KL_COEF).smallest_reachable_risks
+    found = solve(bank, RiskConstraint(CVaR(0.2), least[0] + 0.1, scope), KL_COEF)
     shaped = found.shaped_reward(bank.reward, bank.cost)
     nu = np.broadcast_to(np.asarray(found.thresholds[0]), (5,))[:, None, None]
     penalty = nu + np.maximum(raters - nu, 0) / 0.2
