@@ -11,6 +11,8 @@ from tailguard.planning.tilt import Threshold, same_threshold, sample_penalty
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure, Spectral, var_rows
 
 _STARTS = 128
+_FEWEST_STARTS = 24
+_WORK = 30_000_000  # costs to look at before descending
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ def _cheapest_by_raters(
 
 
 def _pooled_with_raters(bank: SampleBank, measure: RiskMeasure) -> Reachable:
-    levels = np.quantile(bank.cost, np.linspace(0.0, 1.0, _STARTS))
+    count = int(np.clip(_WORK // bank.cost.size, _FEWEST_STARTS, _STARTS))
+    levels = np.quantile(bank.cost, np.linspace(0.0, 1.0, count))
     starts = [same_threshold(measure, float(level)) for level in levels]
     risks = [_cheapest_at(bank, measure, start)[0] for start in starts]
     order = sorted(range(len(starts)), key=risks.__getitem__)
-    results = [_descend(bank, measure, starts[i]) for i in order[:4]]
+    results = [_descend(bank, measure, starts[i]) for i in order[: 4 if count == _STARTS else 2]]
     return min(results, key=lambda result: result.risk)
 
 
