@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class TailguardError(Exception):
     """Something went wrong that the user should read about; ends a command with status 1."""
@@ -28,6 +30,6 @@ class InfeasibleError(TailguardError):
 
     exit_status = 3
 
-    def __init__(self, message: str, smallest_reachable_risk: float) -> None:
+    def __init__(self, message: str, smallest_reachable_risk: float = math.inf) -> None:
         super().__init__(message)
         self.smallest_reachable_risk = smallest_reachable_risk

@@ -158,10 +158,10 @@ class TestChain:
         from openai import OpenAI
         from starlette.testclient import TestClient
 
-        from tailguard.pipeline import load_decoder
+        from tailguard.decoding import Decoder
         from tailguard.serve import create_app
 
-        decoder = load_decoder(folder)
+        decoder = Decoder.from_pretrained(folder)
         with TestClient(create_app(decoder, model_name="tailguard")) as http:
             client = OpenAI(
                 base_url="http://testserver/v1", api_key="none", http_client=cast(Any, http)

@@ -276,6 +276,9 @@ class DecodingSection(Section):
         pessimism: bounds are the ensemble's mean ∓ pessimism · spread.
         fallback: what is said instead of an answer that is not acceptable.
         confidence: of the certificates.
+        accept_by: what must meet the budget when acceptance levels are chosen: the expected
+            ``certificate``, or the ``estimate`` of the risk, as where certification prompts are
+            too few to certify it. The certificate is made, and said, either way.
     """
 
     max_candidates: Count = 8
@@ -283,6 +286,7 @@ class DecodingSection(Section):
     pessimism: Annotated[float, Field(ge=0)] = 1.0
     fallback: str = "I am sorry, but I cannot help with that."
     confidence: Fraction = 0.95
+    accept_by: Literal["certificate", "estimate"] = "certificate"
 
 
 class EvaluateSection(Section):
@@ -330,7 +334,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _guided_policies_exist(self) -> Recipe:
-        known = {"base", *(target.name for target in self.plan.targets)}
+        members = (f"member-{k + 1}" for k in range(self.plan.num_members))
+        known = {"base", *(target.name for target in self.plan.targets), *members}
         for guided in self.values.guided:
             if guided.policy not in known:
                 raise ValueError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +13,7 @@ from jaxtyping import Bool, Float
 from tailguard.errors import InputError
 from tailguard.risk import RiskMeasure, SmallTailWarning, risk_upper_bound
 
-_MOST_LEVELS = 200
+_MOST_LEVELS = 100
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,18 @@ class AcceptanceChoice:
         level: answers whose upper bound on cost is above it are withheld.
         threshold: ν, the measure's minimiser on what was served: for the certificate.
         risk: risk of what was served, fallbacks included.
-        risk_bound: upper confidence bound on it, optimistic as the level was chosen on it.
+        expected_bound: what had to be within the budget: the risk, or the certificate to be
+            expected, each with a margin for chance.
         acceptance_rate: share of answers accepted.
-        met: ``bound`` where the bound meets the budget, ``estimate`` where only the estimate
-            does, ``no`` where nothing meets it and the safest level was taken.
+        met: whether it was; else the safest level was taken.
     """
 
     level: float
     threshold: float
     risk: float
-    risk_bound: float
+    expected_bound: float
     acceptance_rate: float
-    met: str
+    met: bool
 
 
 def choose_acceptance_level(
@@ -45,11 +47,14 @@ def choose_acceptance_level(
     budget: float,
     largest_cost: float,
     confidence: float = 0.95,
+    num_certification: int | None = None,
 ) -> AcceptanceChoice:
     """Choose the level on calibration prompts, one answer a prompt.
 
     The level is per answer while the budget is on the pooled tail, so it is chosen by what the
-    served mixture of answers and fallbacks risks, not set to the budget.
+    served mixture of answers and fallbacks risks, not set to the budget. It is the loosest one
+    whose risk, or whose expected certificate, meets the budget with a margin for chance; where no
+    level's does, the one that comes nearest. So a stricter budget never has a looser level.
 
     Args:
         costs: of the answers that would be served with no level.
@@ -58,7 +63,9 @@ def choose_acceptance_level(
         measure: ρ.
         budget: d.
         largest_cost: declared.
-        confidence: of the upper bound on the risk.
+        confidence: that the budget is met on fresh prompts, and of the certificate.
+        num_certification: prompts that the certificate will rest on; None to go by the risk
+            itself, as where there are too few of them to certify what is asked.
 
     Raises:
         InputError: arrays of different lengths, or a NaN.
@@ -69,18 +76,14 @@ def choose_acceptance_level(
             raise InputError(f"{name}: shape {array.shape}; all must be 1-D and as long as costs")
         if np.isnan(array).any():
             raise InputError(f"{name}: holds NaN; an answer that has no score is never served")
-    choices = [
-        _served(level, arrays, measure, largest_cost, confidence) for level in _levels(bounds)
-    ]
-    for met, meets in (
-        ("bound", [choice.risk_bound <= budget for choice in choices]),
-        ("estimate", [choice.risk <= budget for choice in choices]),
-    ):
-        good = [choice for choice, fits in zip(choices, meets, strict=True) if fits]
-        if good:
-            best = max(good, key=lambda choice: choice.level)
-            return replace(best, met=met)
-    return min(choices, key=lambda choice: choice.risk)
+    margin_of = _Margin(arrays, measure, largest_cost, confidence, num_certification)
+    choices = [_served(level, arrays, measure) for level in _levels(bounds)]
+    for choice in reversed(choices):  # from the loosest, and no further than needed
+        if choice.risk <= budget and (found := margin_of.added(choice)).expected_bound <= budget:
+            return replace(found, met=True)
+    bounded = [margin_of.added(choice) for choice in choices]
+    nearest = min(choice.expected_bound for choice in bounded)
+    return next(choice for choice in reversed(bounded) if choice.expected_bound == nearest)
 
 
 def accepted(bounds: Float[np.ndarray, " n"], level: float) -> Bool[np.ndarray, " n"]:
@@ -97,18 +100,45 @@ def _levels(bounds: np.ndarray) -> list[float]:
     return [-np.inf, *np.unique(np.quantile(finite, shares, method="higher")).tolist()]
 
 
-def _served(
-    level: float,
-    arrays: dict[str, np.ndarray],
-    measure: RiskMeasure,
-    largest_cost: float,
-    confidence: float,
-) -> AcceptanceChoice:
+def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -> AcceptanceChoice:
     keep = accepted(arrays["bounds"], level)
     served = np.where(keep, arrays["costs"], arrays["fallback_costs"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallTailWarning)  # the bound says how little is known
         risk = measure.value(served)
     threshold = float(np.max(measure.minimiser(served)))
-    bound = risk_upper_bound(served, measure, threshold, upper=largest_cost, confidence=confidence)
-    return AcceptanceChoice(level, threshold, risk, bound, float(keep.mean()), "no")
+    return AcceptanceChoice(level, threshold, risk, math.inf, float(keep.mean()), met=False)
+
+
+@dataclass(frozen=True)
+class _Margin:
+    """What is put on top of a risk before it is held against the budget."""
+
+    arrays: dict[str, np.ndarray]
+    measure: RiskMeasure
+    largest_cost: float
+    confidence: float
+    num_certification: int | None
+
+    def added(self, choice: AcceptanceChoice) -> AcceptanceChoice:
+        """The choice with its expected bound.
+
+        By how much samples of these sizes differ by chance is added to the risk, or to the
+        certificate that these answers, over and over, would get.
+        """
+        keep = accepted(self.arrays["bounds"], choice.level)
+        served = np.where(keep, self.arrays["costs"], self.arrays["fallback_costs"])
+        bound, spread = choice.risk, 1.0 / served.size
+        if self.num_certification is not None:
+            repeated = np.resize(served, self.num_certification)
+            bound = risk_upper_bound(
+                np.random.default_rng(0).permutation(repeated),
+                self.measure,
+                choice.threshold,
+                upper=self.largest_cost,
+                confidence=self.confidence,
+            )
+            spread += 1.0 / self.num_certification
+        deviation = float(np.std(self.measure.penalty(served, choice.threshold)))
+        margin = NormalDist().inv_cdf(self.confidence) * deviation * math.sqrt(spread)
+        return replace(choice, expected_bound=bound + margin)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -91,6 +93,22 @@ class Decoder:
         self._cost_scorer = cost_scorer
         self._reward_scorer = reward_scorer
         self._batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
+        """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
+
+        Args:
+            path: its artifact, or the run's folder.
+            batch_size: rows (prompts × candidates) in one forward pass.
+
+        Raises:
+            InputError: not a decoder, or its reference model is gone or another one.
+        """
+        # What lies on disk is the pipeline's business, which stands above this package; looked up
+        # by name so that nothing here depends on it.
+        files = import_module("tailguard.pipeline.decoder_files")
+        return files.load_decoder(Path(path), batch_size=batch_size)
 
     @property
     def profiles(self) -> tuple[CalibratedProfile, ...]:

@@ -14,6 +14,7 @@ Verdict = Literal["good", "bad", "open", "note"]
 
 TAIL = "cvar_0.1"
 _TAIL_NAME = "the tail (CVaR.1)"
+_NEAR = 0.1  # of the way from the base policy's risk to the budget: close enough to count as met
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def find_all(rows: Sequence[Row], *, judge_in_scorer_units: bool = False) -> lis
         else:
             found.append(_training(row, base))
         found += _budget(row, base, judge_in_scorer_units)
+        found += () if judge_in_scorer_units else _fall(row, base)
+        found += _against_mean(row, rows)
         found += _only_by_scorers(row, base)
         found += _refusals(row, base)
     return found
@@ -135,18 +138,55 @@ def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:
     else:
         verdict: Verdict = "bad" if lower > budget else "open"
         what = "breaks its budget" if lower > budget else "is above its budget by the estimate"
-        missing = _missing(base, key, metrics, risk, budget)
-        yield _finding(verdict, row, f" {what} ({shown}{missing}).")
+        start = _interval(base, key, metrics)
+        if start is not None and start[0] > budget:
+            share = (estimate - budget) / (start[0] - budget)
+            shown += f"; {share:.0%} of the way from {base['name']} to the budget is missing"
+            if share <= _NEAR:
+                verdict, what = "note", "all but meets its budget"
+        yield _finding(verdict, row, f" {what} ({shown}).")
 
 
-def _missing(
-    base: Row, key: str, metrics: str, risk: tuple[float, float, float], budget: float
-) -> str:
-    start = _interval(base, key, metrics)
-    if start is None or start[0] <= budget:
-        return ""
-    share = (risk[0] - budget) / (start[0] - budget)
-    return f"; {share:.0%} of the way from {base['name']} to the budget is missing"
+def _fall(row: Row, base: Row) -> Iterator[Finding]:
+    """What the judge sees of the fall in risk that was asked for.
+
+    Budgets are in the scorers' units, whose zero may be another than the judge's; a fall from the
+    base policy's risk is the same on both scales.
+    """
+    budget, key = to_number(row.get("budget")), budget_metric(row)
+    if key is None or not math.isfinite(budget):
+        return
+    start, judged_start, judged = (
+        _interval(base, key, "scorer_metrics"),
+        _interval(base, key, "metrics"),
+        _interval(row, key, "metrics"),
+    )
+    if start is None or judged_start is None or judged is None or start[0] - budget <= 0.05:
+        return  # nothing to speak of was asked for
+    asked, fall = start[0] - budget, judged_start[0] - judged[0]
+    least, most = judged_start[0] - judged[2], judged_start[0] - judged[1]
+    verdict: Verdict = "good" if fall >= (1 - _NEAR) * asked else "open" if most >= asked else "bad"
+    yield _finding(
+        verdict,
+        row,
+        f": by the judge {_metric_name(key)} fell by {fall:.2f} [{least:.2f}, {most:.2f}] from"
+        f" {base['name']}'s; its budget asked for {asked:.2f}.",
+    )
+
+
+def _against_mean(row: Row, rows: Sequence[Row]) -> Iterator[Finding]:
+    """Whether a limit on the tail does what a limit on the mean does not."""
+    mean = next((other for other in rows if other.get("measure") == "mean"), None)
+    key = budget_metric(row)
+    if mean is None or row.get("kind") != "trained" or key is None or row.get("measure") != "cvar":
+        return
+    change = compare(row, mean, key)
+    yield _finding(
+        _tail_verdict(change),
+        row,
+        f": {_metric_name(key)} is {_relation(change)} that of {mean['name']}"
+        f" ({_both(row, mean, key)}).",
+    )
 
 
 def budget_metric(row: Row) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +13,17 @@ from torch import Tensor
 
 from tailguard.errors import InputError
 
+_METADATA = "tailguard"
+
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and metadata to one file."""
+    """Write tensors and metadata to one file; the same ones give the same bytes."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    cast(Any, safetensors.torch).save_file(plain, str(path), dict(metadata or {}))
+    # The library writes the header's entries in random order: one entry has but one.
+    header = {_METADATA: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
+    cast(Any, safetensors.torch).save_file(plain, str(path), header)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -31,6 +36,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with library.safe_open(str(path), framework="pt") as file:
             tensors = {str(name): file.get_tensor(name) for name in list(file.keys())}
-            return tensors, dict(file.metadata() or {})
+            header: dict[str, str] = file.metadata() or {}
+            return tensors, json.loads(header[_METADATA]) if _METADATA in header else header
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error

@@ -71,7 +71,14 @@ def _build(work: Work) -> dict[str, Any]:
         name = f"{plan.policy} ≤ {plan.budget:.3g}"
         draft = _drafter(drafting, _profile(plan, recipe, np.inf).setting, work, name)
         bound = recipe.scorers.cost_bound
-        choice = _choose(draft(calibrate, "calibrate"), plan, bound, recipe.decoding.confidence)
+        by_certificate = recipe.decoding.accept_by == "certificate"
+        choice = _choose(
+            draft(calibrate, "calibrate"),
+            plan,
+            bound,
+            confidence,
+            len(certify) if by_certificate else None,
+        )
         held = draft(certify, "certify")
         certificate = _certify(held, plan, choice, bound, confidence)
         profiles.append(_profile(plan, recipe, choice.level, certificate))
@@ -88,7 +95,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    1,
+    2,
     ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
     _config,
     _inputs,
@@ -143,7 +150,11 @@ def _drafter(
 
 
 def _choose(
-    drafts: Sequence[Draft], plan: GuidedPlan, bound: float, confidence: float
+    drafts: Sequence[Draft],
+    plan: GuidedPlan,
+    bound: float,
+    confidence: float,
+    num_certification: int | None,
 ) -> AcceptanceChoice:
     costs, fallbacks = _costs(drafts)
     return choose_acceptance_level(
@@ -154,6 +165,7 @@ def _choose(
         budget=plan.budget,
         largest_cost=bound,
         confidence=confidence,
+        num_certification=num_certification,
     )
 
 

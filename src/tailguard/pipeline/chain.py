@@ -21,6 +21,7 @@ from tailguard.pipeline import (
     report,
     train,
 )
+from tailguard.pipeline.side_by_side import warm_up
 from tailguard.pipeline.stage import Progress, Stage, silent
 
 STAGES: dict[str, Stage] = {
@@ -68,6 +69,8 @@ def run_chain(
         raise InputError(f"no stage '{until}'; there are {', '.join(STAGES)}")
     made: dict[str, Path] = {}
     needed = _ancestors(until)
+    if needed & {"fit-scorers", "train"}:
+        warm_up()
     with locked(root):
         for name, stage in STAGES.items():
             if name not in needed:

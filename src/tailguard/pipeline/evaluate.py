@@ -88,7 +88,6 @@ def _build(work: Work) -> dict[str, Any]:
     write_json(
         work.directory / RECORD_NAME,
         {
-            "title": work.recipe.name,
             "judge": {
                 "name": setting.judge.name,
                 **setting.judge.figures,
@@ -106,7 +105,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    1,
+    2,
     ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
     _config,
     _inputs,

@@ -12,15 +12,18 @@ from tailguard.config import Recipe
 from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.models.pairs import ResponsePairs
+from tailguard.models.score_map import ScoreMap
 from tailguard.models.scorer import Scorer
 from tailguard.models.scorer_check import check_scorer
 from tailguard.models.scorer_files import load_scorer, save_scorer
 from tailguard.pipeline.prepare import read_pairs
 from tailguard.pipeline.scoring import SOURCES_NAME
+from tailguard.pipeline.side_by_side import map_side_by_side
 from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.scorers import ScorerTraining, fit_scorer
 from tailguard.uncertainty.ensemble import HeadFitting, fit_ensemble
+from tailguard.uncertainty.score_calibration import calibrate_scores
 from tailguard.uncertainty.zero import estimate_zero
 
 Kind = Literal["reward", "cost"]
@@ -45,22 +48,19 @@ def _backbone(recipe: Recipe) -> str:
 
 
 def _build(work: Work) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    published: dict[str, str] = {}
-    kinds: tuple[Kind, Kind] = ("reward", "cost")
-    for kind in kinds:
-        name: str = getattr(work.recipe.scorers, f"{kind}_model")
-        if name:
-            published[kind] = name
-            metrics[kind] = _check_published(work, kind, name)
-        else:
-            metrics[kind] = _fit(work, kind)
-    sources = {"published": published, "cost_zero": metrics["cost"].get("zero", 0.0)}
-    write_json(work.directory / SOURCES_NAME, sources)
-    return metrics
+    kinds: tuple[Kind, ...] = ("reward", "cost")
+    published = {kind: getattr(work.recipe.scorers, f"{kind}_model") for kind in kinds}
+    fitted = [kind for kind in kinds if not published[kind]]
+    found = dict(zip(fitted, map_side_by_side(_fit, work, fitted), strict=True))
+    maps = {kind: score_map.to_json() for kind, (_, score_map) in found.items()}
+    write_json(work.directory / SOURCES_NAME, {"published": published, "maps": maps})
+    return {
+        kind: found[kind][0] if kind in found else _check_published(work, kind, published[kind])
+        for kind in kinds
+    }
 
 
-STAGE = Stage("fit-scorers", "ScorerPair", 2, ("prepare",), _config, _inputs, _build)
+STAGE = Stage("fit-scorers", "ScorerPair", 3, ("prepare",), _config, _inputs, _build)
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
@@ -82,7 +82,7 @@ def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
     return to_pairs(kind, rows)
 
 
-def _fit(work: Work, kind: Kind) -> dict[str, Any]:
+def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
     settings = work.recipe.scorers
     train, held = _pairs(work, kind, "train"), _pairs(work, kind, "validate")
     scorer, figures = fit_scorer(
@@ -108,18 +108,20 @@ def _fit(work: Work, kind: Kind) -> dict[str, Any]:
     )
     check = check_scorer(ensemble, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
-    zero = {"zero": _zero(ensemble, held)} if kind == "cost" else {}
-    return {**figures, **vars(check), **figures_of_heads, **zero}
+    score_map = _units(ensemble, held)
+    units = {"knots": score_map.knots.tolist(), "values": score_map.values.tolist()}
+    return {**figures, **vars(check), **figures_of_heads, **units}, score_map
 
 
-def _zero(cost: Scorer, held: ResponsePairs) -> float:
-    """Where held-out labels put the zero of the cost; 0 where there are too few to say."""
+def _units(scorer: Scorer, held: ResponsePairs) -> ScoreMap:
+    """Units from held-out comparisons, and the zero of a cost from held-out labels."""
+    higher, lower = (scorer.score(held.prompts, side) for side in (held.higher, held.lower))
+    found = calibrate_scores(higher, lower)
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
     if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:
-        return 0.0
-    answers = [*held.higher, *held.lower]
-    scores = cost.score([*held.prompts, *held.prompts], answers).mean(axis=1)
-    return estimate_zero(scores[signs != 0], signs[signs != 0] > 0)
+        return found  # a reward, or too few labels to say where unsafe begins
+    scores = found(np.concatenate([higher, lower])).mean(axis=1)
+    return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0))
 
 
 def _check_published(work: Work, kind: Kind, name: str) -> dict[str, Any]:

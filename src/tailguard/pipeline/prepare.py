@@ -49,7 +49,7 @@ def _build(work: Work) -> dict[str, Any]:
     return metrics | {f"num_{name}": len(getattr(splits, name)) for name in splits.names()}
 
 
-STAGE = Stage("prepare", "PreferenceSet", 1, (), _config, file_hashes, _build)
+STAGE = Stage("prepare", "PreferenceSet", 2, (), _config, file_hashes, _build)
 
 
 def read_pairs(directory: Path, kind: str, role: str) -> list[Preference]:
@@ -90,11 +90,16 @@ def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], Pro
     }
     evaluate = _distinct(_read(data, data.evaluation_prompts))
     benign = _distinct(_read(data, data.benign_prompts))
+    asked = {*map(prompt_id, (*evaluate, *benign))}
+    pairs = {  # what is evaluated on teaches nobody, the judge included
+        kind: [pair for pair in rows if prompt_id(pair.prompt) not in asked]
+        for kind, rows in pairs.items()
+    }
     train, calibrate, certify = split_prompts(
         _read(data, data.prompts),
         (data.num_prompts, data.num_calibration, data.num_certification),
         reserved={
-            *map(prompt_id, (*evaluate, *benign)),
+            *asked,
             *(prompt_id(pair.prompt) for rows in pairs.values() for pair in rows),
         },
         generator=work.numpy_generator("prompts"),
@@ -140,9 +145,8 @@ def _deserves_help(prompt: str) -> bool:
 def _read(data: FileData, names: Sequence[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
     for name in names:  # a name may end in ?field=value: only such rows
-        file, _, condition = name.partition("?")
-        only = dict(item.split("=", 1) for item in condition.split("&") if "=" in item)
-        prompts += read_prompts(data_path(data, file), only)
+        only = dict(i.split("=", 1) for i in name.partition("?")[2].split("&") if "=" in i)
+        prompts += read_prompts(data_path(data, name), only)
     return prompts
 
 

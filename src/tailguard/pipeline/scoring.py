@@ -13,27 +13,11 @@ from jaxtyping import Float
 from tailguard.artifacts import read_json
 from tailguard.config import ScorerSection
 from tailguard.data import Prompt
+from tailguard.models.score_map import MappedScorer, ScoreMap
 from tailguard.models.scorer import Scorer, require_finite
 from tailguard.models.scorer_files import load_scorer
 
 SOURCES_NAME = "scorers.json"
-
-
-@dataclass(frozen=True)
-class ShiftedScorer:
-    """A scorer whose zero was put in its place.
-
-    Attributes:
-        scorer: what scores.
-        zero: the score that counts as 0.
-    """
-
-    scorer: Scorer
-    zero: float
-
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Scores less the zero, float64 [n, members]."""
-        return self.scorer.score(prompts, responses) - self.zero
 
 
 @dataclass(frozen=True)
@@ -120,11 +104,13 @@ def load_scorers(directory: Path, max_tokens: int) -> tuple[Scorer, Scorer]:
     """The reward and the cost scorer in a folder that ``fit-scorers`` wrote."""
     sources: dict[str, Any] = read_json(directory / SOURCES_NAME)
     published: dict[str, str] = sources["published"]
-    reward, cost = (
-        load_scorer(published.get(kind) or directory / kind, max_tokens=max_tokens)
-        for kind in ("reward", "cost")
-    )
-    return reward, ShiftedScorer(cost, float(sources["cost_zero"]))
+    maps: dict[str, Any] = sources["maps"]
+
+    def load(kind: str) -> Scorer:
+        scorer = load_scorer(published.get(kind) or directory / kind, max_tokens=max_tokens)
+        return MappedScorer(scorer, ScoreMap.from_json(maps[kind])) if kind in maps else scorer
+
+    return load("reward"), load("cost")
 
 
 def load_scorer_pair(directory: Path, settings: ScorerSection) -> ScorerPair:

@@ -10,6 +10,7 @@ from tailguard.artifacts import content_hash
 from tailguard.config import FileData, Recipe
 
 SANDBOX_MODEL = "sandbox"
+_FILES = (".jsonl", ".gz", ".parquet", ".json", ".csv", ".txt")
 
 
 def policy_path(recipe: Recipe) -> str:
@@ -48,11 +49,20 @@ def file_hashes(recipe: Recipe) -> dict[str, str]:
         *data.cost_pairs,
         *data.prompts,
         *data.evaluation_prompts,
-        *(name.partition("?")[0] for name in data.benign_prompts),
+        *data.benign_prompts,
     }
-    return {name: content_hash(data_path(data, name)) for name in sorted(names)}
+    paths = {name: data_path(data, name) for name in sorted(names)}
+    return {
+        name: content_hash(path) if isinstance(path, Path) else f"hub:{path}"
+        for name, path in paths.items()
+    }
 
 
-def data_path(data: FileData, name: str) -> Path:
-    """A data file, relative to the data's root."""
-    return Path(data.root) / name
+def data_path(data: FileData, name: str) -> Path | str:
+    """A data file, relative to the data's root, or the name of a hub dataset.
+
+    A ``?field=value`` at the end is no part of it.
+    """
+    file = name.partition("?")[0]
+    local = Path(data.root) / file
+    return local if local.exists() or Path(file).suffix in _FILES else file

@@ -14,6 +14,7 @@ from tailguard.pipeline.bank import BANK_NAME, read_bank
 from tailguard.pipeline.plan import PlannedTarget, build_measure, read_plan, read_weights
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
+from tailguard.pipeline.side_by_side import map_side_by_side
 from tailguard.pipeline.sources import model_hashes, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.distillation import DistillationSettings, distil
@@ -40,21 +41,8 @@ def _inputs(recipe: Recipe) -> dict[str, str]:
 
 def _build(work: Work) -> dict[str, Any]:
     _, targets = read_plan(work.parents["plan"])
-    made: dict[str, str] = {}
-    for target in targets:
-        # Each policy is sealed on its own, so that a run that dies loses at most one.
-        header = Header(
-            kind="Policy",
-            stage=f"train-{target.name}",
-            version=_VERSION,
-            config={"seed": work.recipe.seed, "target": target.name} | _config(work.recipe),
-            parents=dict(work.parents),
-            inputs=_inputs(work.recipe),
-        )
-        path, _ = build_artifact(
-            work.root, header, lambda directory, target=target: _train(work, target, directory)
-        )
-        made[target.name] = path.name
+    paths = map_side_by_side(_train, work, targets)
+    made = {target.name: path for target, path in zip(targets, paths, strict=True)}
     write_json(work.directory / POLICIES_NAME, made)
     return {name: read_manifest(work.root / path).metrics for name, path in made.items()}
 
@@ -84,7 +72,23 @@ def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
     )
 
 
-def _train(work: Work, target: PlannedTarget, directory: Path) -> dict[str, Any]:
+def _train(work: Work, target: PlannedTarget) -> str:
+    """The folder of the trained policy; each is sealed by itself, so a run that dies loses few."""
+    header = Header(
+        kind="Policy",
+        stage=f"train-{target.name}",
+        version=_VERSION,
+        config={"seed": work.recipe.seed, "target": target.name} | _config(work.recipe),
+        parents=dict(work.parents),
+        inputs=_inputs(work.recipe),
+    )
+    path, _ = build_artifact(
+        work.root, header, lambda directory: _build_policy(work, target, directory)
+    )
+    return path.name
+
+
+def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[str, Any]:
     settings = work.recipe.train
     distilled = _distil(work, target, directory / (ADAPTER_NAME if not settings.num_steps else "d"))
     curves: dict[str, Any] = {"distillation": distilled.curve}

@@ -58,7 +58,7 @@ class RLOOSettings:
         prompts_per_step: prompts in one step.
         num_generations: answers to each, at least 2: the others are the baseline.
         max_new_tokens: longest answer.
-        learning_rate: constant.
+        learning_rate: at first; it falls linearly to 0, for a noisy last step is a noisy tail.
         rank: of a fresh adapter.
         pessimism: standard deviations over the cost's members that are added to its mean.
         pid: the multiplier's controller, in Newton steps (`newton_scale`).
@@ -166,7 +166,7 @@ def _arguments(settings: RLOOSettings, scratch: str) -> Any:
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="linear",
         seed=settings.seed,
         logging_steps=1,
         save_strategy="no",

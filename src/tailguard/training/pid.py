@@ -46,8 +46,8 @@ class PID:
     Lagrangian Methods, arXiv:2007.03964.
     """
 
-    proportional: float = 0.25
-    integral: float = 0.05
+    proportional: float = 1.0
+    integral: float = 0.5
     derivative: float = 0.0
     ceiling: float = math.inf
 

@@ -80,19 +80,25 @@ def test_guidance_is_compared_with_the_policy_it_decodes_from():
     [
         ((0.3, 0.2, 0.5), "good", "p meets its budget, interval included"),
         ((0.3, 0.2, 0.6), "note", "p meets its budget by the estimate only"),
-        ((0.55, 0.4, 0.6), "open", "p is above its budget by the estimate"),
+        ((0.55, 0.4, 0.6), "note", "p all but meets its budget"),
+        ((0.62, 0.45, 0.7), "open", "p is above its budget by the estimate"),
         ((0.8, 0.6, 1.0), "bad", "p breaks its budget"),
     ],
 )
 def test_budget(scored, verdict, says):
     base = row("base", "base", scored=(1.5, 1.4, 1.6))
     policy = row("p", scored=scored, tail_mass=0.1, budget=0.5, target="cvar at 0.1 ≤ 0.5")
-    budgets = [item for item in texts([base, policy]) if "budget" in item[1]]
+    found = texts([base, policy])
+    budgets = [item for item in found if "budget" in item[1] and "asked for" not in item[1]]
     assert len(budgets) == 1
     assert budgets[0][0] == verdict
     assert budgets[0][1].startswith(says)
     assert "CVaR.1 by the training scorers" in budgets[0][1]
-    missing = {0.55: "5% of the way from base", 0.8: "30% of the way from base"}.get(scored[0])
+    missing = {
+        0.55: "5% of the way from base",
+        0.62: "12% of the way",
+        0.8: "30% of the way from base",
+    }.get(scored[0])
     assert missing is None or missing in budgets[0][1]
 
 
@@ -102,6 +108,29 @@ def test_budget_by_the_judge_where_it_counts_in_the_same_units():
     assert any("breaks its budget" in text for _, text in texts([base, policy]))
     judged = texts([base, policy], judge_in_scorer_units=True)
     assert any("meets its budget, interval included (CVaR.1 by the judge" in t for _, t in judged)
+
+
+@pytest.mark.parametrize(
+    ("judged", "verdict"),
+    [((1.05, 1.0, 1.2), "good"), ((1.3, 0.9, 1.5), "open"), ((1.6, 1.4, 1.8), "bad")],
+)
+def test_the_fall_that_was_asked_for_is_looked_for_on_the_judges_scale(judged, verdict):
+    base = row("base", "base", tail=(2.0, 1.9, 2.1), scored=(1.5, 1.4, 1.6))
+    policy = row("p", tail=judged, scored=(0.5, 0.4, 0.6), tail_mass=0.1, budget=0.5)
+    ((found, text),) = [item for item in texts([base, policy]) if "asked for 1.00" in item[1]]
+    assert found == verdict
+    assert f"fell by {2.0 - judged[0]:.2f} [{2.0 - judged[2]:.2f}, {2.0 - judged[1]:.2f}]" in text
+    same_units = texts([base, policy], judge_in_scorer_units=True)
+    assert not any("asked for" in text for _, text in same_units)
+
+
+def test_a_limit_on_the_tail_is_held_against_a_limit_on_the_mean():
+    mean = row("mean", tail=(1.5, 1.3, 1.7), measure="mean")
+    policy = row("p", tail=(0.5, 0.4, 0.6), measure="cvar", tail_mass=0.1)
+    assert (
+        "good",
+        "p: CVaR.1 is below that of mean (0.50 [0.40, 0.60] against 1.50 [1.30, 1.70]).",
+    ) in (texts([BASE, mean, policy]))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +180,7 @@ def test_every_sentence_begins_with_what_it_is_about():
         budget=0.7,
     )  # fmt: skip
     found = find_all([base, policy])
-    assert len(found) == 4
+    assert len(found) == 5
     assert all(f.about == "p" and f.text.startswith("p") for f in found)
 
 

@@ -1,0 +1,30 @@
+"""Which file or dataset a name in a recipe means."""
+
+from pathlib import Path
+
+from tailguard.config import FileData, Recipe
+from tailguard.pipeline.sources import data_path, file_hashes
+
+
+def _data(root, *prompts):
+    return FileData(source="files", root=str(root), prompts=prompts)
+
+
+def test_files_hub_names_and_conditions(tmp_path):
+    (tmp_path / "here").mkdir()
+    data = _data(tmp_path, "a.jsonl")
+    assert data_path(data, "a.jsonl.gz?label=safe") == tmp_path / "a.jsonl.gz"
+    assert data_path(data, "gone.parquet") == tmp_path / "gone.parquet"
+    assert data_path(data, "here") == tmp_path / "here"
+    assert data_path(data, "org/dataset") == "org/dataset"
+
+
+def test_an_edited_file_has_another_hash_and_a_condition_does_not_hide_it(tmp_path):
+    file: Path = tmp_path / "a.jsonl"
+    recipe = Recipe(data=_data(tmp_path, "a.jsonl?label=safe", "org/dataset"))
+    file.write_text("one")
+    before = file_hashes(recipe)
+    file.write_text("two")
+    after = file_hashes(recipe)
+    assert before["a.jsonl?label=safe"] != after["a.jsonl?label=safe"]
+    assert before["org/dataset"] == after["org/dataset"] == "hub:org/dataset"
