@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tailguard.artifacts import Header, build_artifact
 from tailguard.cli import main
 from tailguard.config import Recipe
 from tailguard.data.table import write_table
 from tailguard.errors import InfeasibleError
+from tailguard.lab.sandbox import base_policy_path
+from tailguard.models.scorer_files import load_scorer
 
 PAIRS = [{"prompt": f"pair {k}", "chosen": "so", "rejected": "no"} for k in range(40)]
 PROMPTS = [{"prompt": f"prompt {k}"} for k in range(30)]
@@ -103,6 +107,79 @@ def test_a_model_that_is_not_there(command, tmp_path, key):
     assert status == 2
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in line
     assert [name.partition("-")[0] for name in made(tmp_path)] == ["prepare", "run.json"]
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A one-output scorer on disk, and pairs that it puts in the right order."""
+    path = tmp_path / "published"
+    model = save_classifier(path, num_labels=1)
+    words = sorted(AutoTokenizer.from_pretrained(base_policy_path()).get_vocab())
+    words = [word for word in words if word.isalpha()]
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(words, 6)) for _ in range(80)]
+    scorer = load_scorer(path)
+    scores = scorer.score([f"pair {k // 2}" for k in range(80)], texts)[:, 0]
+    rows = [
+        {
+            "prompt": f"pair {k}",
+            "chosen": texts[max(2 * k, 2 * k + 1, key=lambda i: scores[i])],
+            "rejected": texts[min(2 * k, 2 * k + 1, key=lambda i: scores[i])],
+        }
+        for k in range(40)
+    ]
+    (tmp_path / "reward.jsonl").write_text(lines(rows))
+    return path, model, rows
+
+
+def save_classifier(path: Path, num_labels: int):
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base_policy_path(), num_labels=num_labels
+    )
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(base_policy_path()).save_pretrained(path)
+    return model
+
+
+def published_models(path: Path) -> list[str]:
+    return [f"scorers.{kind}_model={path}" for kind in ("reward", "cost")] + ["data.cost_pairs=[]"]
+
+
+def test_published_scorers_are_taken_as_they_are(command, tmp_path, published):
+    assert command("fit-scorers", *published_models(published[0]))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("reversed", "reward scorer reads reversed"),
+        ("two outputs", "has 2 outputs; a scorer has one"),
+        ("nan", "are not finite"),
+    ],
+)
+def test_a_published_scorer_that_cannot_be_relied_on(command, tmp_path, published, fault, said):
+    path, model, rows = published
+    if fault == "reversed":
+        swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+        (tmp_path / "reward.jsonl").write_text(lines(swapped))
+    elif fault == "two outputs":
+        save_classifier(path, num_labels=2)
+    else:
+        torch.nn.init.constant_(model.score.weight, float("nan"))
+        model.save_pretrained(path)
+    status, line = command("fit-scorers", *published_models(path))
+    assert status == 2
+    assert said in line
+    assert [name.partition("-")[0] for name in made(tmp_path)] == ["prepare", "run.json"]
+
+
+def test_a_prompt_longer_than_the_context(command, tmp_path, published):
+    (tmp_path / "prompts.jsonl").write_text(lines([{"prompt": f"{p} " * 3000} for p in range(30)]))
+    status, line = command("bank", *published_models(published[0]))
+    assert status == 2
+    assert "tokens" in line
+    assert "bank" not in {name.partition("-")[0] for name in made(tmp_path)}
 
 
 def test_edited_data_is_another_artifact(command, tmp_path):
