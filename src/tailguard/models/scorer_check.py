@@ -57,6 +57,18 @@ def check_scorer(
     """
     higher = checked_scores(scorer, pairs.prompts, pairs.higher)
     lower = checked_scores(scorer, pairs.prompts, pairs.lower)
+    return check_direction(higher, lower, pairs, kind=kind, significance=significance)
+
+
+def check_direction(
+    higher: np.ndarray,
+    lower: np.ndarray,
+    pairs: ResponsePairs,
+    *,
+    kind: Literal["reward", "cost"] = "reward",
+    significance: float = 0.05,
+) -> DirectionCheck:
+    """`check_scorer` on scores that are there already, each [n, members]."""
     if higher.shape != lower.shape:
         raise ScoreError(f"scores: shape {higher.shape}, then {lower.shape}, on as many answers")
     margins = higher.mean(axis=1) - lower.mean(axis=1)

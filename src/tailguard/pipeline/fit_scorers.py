@@ -13,8 +13,7 @@ from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.models.pairs import ResponsePairs
 from tailguard.models.score_map import ScoreMap
-from tailguard.models.scorer import Scorer
-from tailguard.models.scorer_check import check_scorer
+from tailguard.models.scorer_check import check_direction, check_scorer, checked_scores
 from tailguard.models.scorer_files import load_scorer, save_scorer
 from tailguard.pipeline.prepare import read_pairs
 from tailguard.pipeline.scoring import SOURCES_NAME
@@ -23,6 +22,7 @@ from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.scorers import ScorerTraining, fit_scorer
 from tailguard.uncertainty.ensemble import HeadFitting, fit_ensemble
+from tailguard.uncertainty.pair_metrics import pair_metrics
 from tailguard.uncertainty.score_calibration import calibrate_scores
 from tailguard.uncertainty.zero import estimate_zero
 
@@ -99,23 +99,31 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
         seed=work.seed(kind),
         on_progress=work.steps(f"{kind} scorer"),
     )
-    ensemble, figures_of_heads = fit_ensemble(
+    ensemble = fit_ensemble(
         scorer,
         train,
-        held,
         settings=HeadFitting(num_heads=settings.num_heads, sign_weight=settings.sign_weight),
         seed=work.seed(f"{kind} heads"),
     )
-    check = check_scorer(ensemble, held, kind=kind)
+    higher, lower = (
+        checked_scores(ensemble, held.prompts, side) for side in (held.higher, held.lower)
+    )
+    check = check_direction(higher, lower, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
-    score_map = _units(ensemble, held)
+    score_map = _units(higher, lower, held)
     units = {"knots": score_map.knots.tolist(), "values": score_map.values.tolist()}
-    return {**figures, **vars(check), **figures_of_heads, **units}, score_map
+    held_out = pair_metrics(higher, lower, generator=work.numpy_generator(f"{kind} figures"))
+    return {**figures, **vars(check), **held_out, **units}, score_map
 
 
-def _units(scorer: Scorer, held: ResponsePairs) -> ScoreMap:
-    """Units from held-out comparisons, and the zero of a cost from held-out labels."""
-    higher, lower = (scorer.score(held.prompts, side) for side in (held.higher, held.lower))
+def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> ScoreMap:
+    """Units from held-out comparisons, and the zero of a cost from held-out labels.
+
+    Args:
+        higher: scores of the held-out answers that should be higher [n, members].
+        lower: of the others.
+        held: the pairs, with their labels.
+    """
     found = calibrate_scores(higher, lower)
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
     if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:

@@ -21,7 +21,6 @@ from torch.nn import functional
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.pairs import ResponsePairs
 from tailguard.models.scorer import SequenceClassificationScorer
-from tailguard.uncertainty.pair_metrics import pair_metrics
 
 
 @dataclass(frozen=True)
@@ -87,43 +86,33 @@ class PairFeatures:
 def fit_ensemble(
     scorer: SequenceClassificationScorer,
     pairs: ResponsePairs,
-    held_out: ResponsePairs,
     *,
     settings: HeadFitting | None = None,
     seed: int = 0,
-) -> tuple[SequenceClassificationScorer, dict[str, float]]:
+) -> SequenceClassificationScorer:
     """The scorer with an ensemble of heads around its score layer.
 
     Args:
         scorer: a fitted one-output scorer; its backbone stays as it is.
         pairs: to fit the heads on.
-        held_out: pairs of other prompts, for the figures only.
         settings: how to fit.
         seed: of the bootstrap and the priors.
 
-    Returns:
-        the ensemble, and `pair_metrics` on ``held_out``.
-
     Raises:
-        InputError: the two sets share a prompt, or the model has no linear score layer.
+        InputError: the model has no linear score layer.
     """
-    if set(map(str, pairs.prompts)) & set(map(str, held_out.prompts)):
-        raise InputError("held_out: shares prompts with pairs; split by prompt")
     features = PairFeatures.of(scorer, pairs)
     centre = scorer.model.score.weight.detach()[0]
     heads = fit_heads(
         features, centre, settings=settings, generator=torch.Generator().manual_seed(seed)
     )
-    ensemble = SequenceClassificationScorer(
+    return SequenceClassificationScorer(
         scorer.model,
         scorer.tokenizer,
         heads=heads,
         max_tokens=scorer.max_tokens,
         batch_tokens=scorer.batch_tokens,
     )
-    higher = ensemble.score(held_out.prompts, held_out.higher)
-    lower = ensemble.score(held_out.prompts, held_out.lower)
-    return ensemble, pair_metrics(higher, lower, generator=np.random.default_rng(seed))
 
 
 def fit_heads(

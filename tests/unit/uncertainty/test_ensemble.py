@@ -118,15 +118,12 @@ def test_heads_on_a_scorer_keep_its_backbone_and_report_on_other_prompts(tiny_sc
     prompts = [f"w{i}" for i in range(30)]
     pairs = ResponsePairs(prompts, ["good w1"] * 30, ["bad w2"] * 30)
     train, held_out = pairs.split_by_prompt(0.3, np.random.default_rng(0))
-    ensemble, metrics = fit_ensemble(scorer, train, held_out, seed=3)
-    again, _ = fit_ensemble(scorer, train, held_out, seed=3)
+    ensemble, again = (fit_ensemble(scorer, train, seed=3) for _ in range(2))
     scores = ensemble.score(held_out.prompts, held_out.higher)
     assert scores.shape == (9, 8)
     np.testing.assert_array_equal(scores, again.score(held_out.prompts, held_out.higher))
-    assert metrics["accuracy"] == 1.0
-    assert metrics["num_pairs"] == 9
-    with pytest.raises(InputError, match="shares prompts"):
-        fit_ensemble(scorer, train, train)
+    lower = ensemble.score(held_out.prompts, held_out.lower)
+    assert (scores.mean(axis=1) > lower.mean(axis=1)).all()
 
 
 def test_wrong_settings_and_features_are_refused():
