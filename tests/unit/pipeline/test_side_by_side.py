@@ -2,7 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +28,17 @@ def _fail(work, part):
     if part == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Event().wait(600)  # the other part would take long
+
+
+def _wait_for_ever(work, part):
+    (work.root / f"{part}.pid").write_text(str(os.getpid()))
+    threading.Event().wait(600)
+
+
+def _run_for_ever(root):
+    torch.get_num_threads = lambda: 2
+    work = Work(Recipe(), Path(root), Path(root), {}, lambda *step: None)
+    map_side_by_side(_wait_for_ever, work, ["a", "b"])
 
 
 @pytest.fixture
@@ -67,3 +82,31 @@ def test_an_error_comes_back_whole_and_stops_the_other_part(work, two_threads, p
 def test_a_killed_process_is_told_in_a_line(work, two_threads):
     with pytest.raises(TailguardError, match="worker process was killed"):
         map_side_by_side(_fail, work, ["killed", "slow"])
+
+
+def _until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def _is_running(process):
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_processes_die_with_a_parent_that_is_killed(tmp_path):
+    folder = str(Path(__file__).parent)
+    program = (
+        f"import sys; sys.path.insert(0, {folder!r}); import test_side_by_side as t\n"
+        f"if __name__ == '__main__': t._run_for_ever({str(tmp_path)!r})"
+    )
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    with subprocess.Popen([sys.executable, str(file)]) as parent:
+        assert _until(lambda: len(list(tmp_path.glob("?.pid"))) == 2)
+        workers = [int(path.read_text()) for path in tmp_path.glob("?.pid")]
+        assert all(map(_is_running, workers))
+        parent.kill()
+    assert _until(lambda: not any(map(_is_running, workers)), 20)
