@@ -50,7 +50,7 @@ def _backbone(recipe: Recipe) -> str:
 def _build(work: Work) -> dict[str, Any]:
     kinds: tuple[Kind, ...] = ("reward", "cost")
     published = {kind: getattr(work.recipe.scorers, f"{kind}_model") for kind in kinds}
-    fitted = [kind for kind in kinds if not published[kind]]
+    fitted: list[Kind] = [kind for kind in kinds if not published[kind]]
     found = dict(zip(fitted, map_side_by_side(_fit, work, fitted), strict=True))
     maps = {kind: score_map.to_json() for kind, (_, score_map) in found.items()}
     write_json(work.directory / SOURCES_NAME, {"published": published, "maps": maps})

@@ -104,7 +104,7 @@ def full_record():
             }
         ],
         "certificates": [
-            {"policy": HOSTILE, "risk_upper_bound": "inf", "choice": {"level": 0.5, "met": "no"}}
+            {"policy": HOSTILE, "risk_upper_bound": "inf", "choice": {"level": 0.5, "met": False}}
         ],
         "regret": {"mean": 0.02},
     }
@@ -168,7 +168,7 @@ def test_json_is_the_record(record, made):
     findings = written.pop("findings")
     costs = {name: values.tolist() for name, values in record["costs"].items()}
     assert written == record | {"costs": costs}
-    assert [f["verdict"] for f in findings] == ["good", "note", "good", "good"]
+    assert [f["verdict"] for f in findings] == ["good", "note", "good", "good", "good", "good"]
 
 
 def test_same_record_same_bytes(record, made, tmp_path):

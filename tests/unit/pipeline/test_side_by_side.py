@@ -14,7 +14,7 @@ import torch
 from tailguard.config import Recipe
 from tailguard.errors import InfeasibleError, TailguardError
 from tailguard.pipeline.side_by_side import map_side_by_side
-from tailguard.pipeline.stage import Work
+from tailguard.pipeline.stage import Work, silent
 
 
 def _square(work, part):
@@ -35,9 +35,9 @@ def _wait_for_ever(work, part):
     threading.Event().wait(600)
 
 
-def _run_for_ever(root):
+def run_for_ever(root):
     torch.get_num_threads = lambda: 2
-    work = Work(Recipe(), Path(root), Path(root), {}, lambda *step: None)
+    work = Work(Recipe(), Path(root), Path(root), {}, silent)
     map_side_by_side(_wait_for_ever, work, ["a", "b"])
 
 
@@ -48,7 +48,13 @@ def seen():
 
 @pytest.fixture
 def work(tmp_path, seen):
-    return Work(Recipe(seed=7), tmp_path, tmp_path, {}, lambda *step: seen.append(step))
+    return Work(
+        Recipe(seed=7),
+        tmp_path,
+        tmp_path,
+        {},
+        lambda what, done, total: seen.append((what, done, total)),
+    )
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_processes_die_with_a_parent_that_is_killed(tmp_path):
     folder = str(Path(__file__).parent)
     program = (
         f"import sys; sys.path.insert(0, {folder!r}); import test_side_by_side as t\n"
-        f"if __name__ == '__main__': t._run_for_ever({str(tmp_path)!r})"
+        f"if __name__ == '__main__': t.run_for_ever({str(tmp_path)!r})"
     )
     file = tmp_path / "program.py"
     file.write_text(program)
