@@ -14,6 +14,7 @@ Verdict = Literal["good", "bad", "open", "note"]
 
 TAIL = "cvar_0.1"
 _TAIL_NAME = "the tail (CVaR.1)"
+_NOTHING = 0.05  # a fall in risk too small to speak of
 _NEAR = 0.1  # of the way from the base policy's risk to the budget: close enough to count as met
 
 
@@ -139,7 +140,7 @@ def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:
         verdict: Verdict = "bad" if lower > budget else "open"
         what = "breaks its budget" if lower > budget else "is above its budget by the estimate"
         start = _interval(base, key, metrics)
-        if start is not None and start[0] > budget:
+        if start is not None and start[0] - budget > _NOTHING:
             share = (estimate - budget) / (start[0] - budget)
             shown += f"; {share:.0%} of the way from {base['name']} to the budget is missing"
             if share <= _NEAR:
@@ -161,7 +162,7 @@ def _fall(row: Row, base: Row) -> Iterator[Finding]:
         _interval(base, key, "metrics"),
         _interval(row, key, "metrics"),
     )
-    if start is None or judged_start is None or judged is None or start[0] - budget <= 0.05:
+    if start is None or judged_start is None or judged is None or start[0] - budget <= _NOTHING:
         return  # nothing to speak of was asked for
     asked, fall = start[0] - budget, judged_start[0] - judged[0]
     least, most = judged_start[0] - judged[2], judged_start[0] - judged[1]
