@@ -149,10 +149,11 @@ def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:
 
 
 def _fall(row: Row, base: Row) -> Iterator[Finding]:
-    """What the judge sees of the fall in risk that was asked for.
+    """What the judge sees of the fall in risk that was asked for, with an interval of the difference.
 
     Budgets are in the scorers' units, whose zero may be another than the judge's; a fall from the
-    base policy's risk is the same on both scales.
+    base policy's risk is the same on both scales. The interval joins those of the two risks as if
+    they were independent (MOVER, Zou & Donner 2008).
     """
     budget, key = to_number(row.get("budget")), budget_metric(row)
     if key is None or not math.isfinite(budget):
@@ -165,7 +166,8 @@ def _fall(row: Row, base: Row) -> Iterator[Finding]:
     if start is None or judged_start is None or judged is None or start[0] - budget <= _NOTHING:
         return  # nothing to speak of was asked for
     asked, fall = start[0] - budget, judged_start[0] - judged[0]
-    least, most = judged_start[0] - judged[2], judged_start[0] - judged[1]
+    least = fall - math.hypot(judged_start[0] - judged_start[1], judged[2] - judged[0])
+    most = fall + math.hypot(judged_start[2] - judged_start[0], judged[0] - judged[1])
     verdict: Verdict = "good" if fall >= (1 - _NEAR) * asked else "open" if most >= asked else "bad"
     yield _finding(
         verdict,

@@ -87,7 +87,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "fit-values",
     "GuidedPolicy",
-    1,
+    2,
     ("prepare", "fit-scorers", "train"),
     _config,
     _inputs,

@@ -45,7 +45,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "report",
     "Report",
-    1,
+    2,
     ("plan", "train", "portfolio", "evaluate"),
     _config,
     lambda recipe: {},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -47,7 +48,8 @@ def map_side_by_side(
         return [function(work, part) for part in parts]
     context = _context()
     messages = context.Queue()
-    listener = threading.Thread(target=_listen, args=(messages, work), daemon=True)
+    over = threading.Event()
+    listener = threading.Thread(target=_listen, args=(messages, work, over), daemon=True)
     listener.start()
     silent_work = replace(work, progress=_tell)
     pool = ProcessPoolExecutor(jobs, context, _start, (messages, max(1, threads // jobs)))
@@ -68,8 +70,8 @@ def map_side_by_side(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        messages.put(None)
-        listener.join()
+        over.set()
+        listener.join(timeout=5)  # a worker killed while it wrote may have left half a message
 
 
 def warm_up() -> None:
@@ -92,9 +94,16 @@ def _context() -> Any:
     return context
 
 
-def _listen(messages: Any, work: Work) -> None:
-    while (message := messages.get()) is not None:
-        work.progress(*message)
+def _listen(messages: Any, work: Work, over: threading.Event) -> None:
+    """Show progress. Nothing is ever put in here: a worker that was killed may hold the lock."""
+    while True:
+        try:
+            message = messages.get(timeout=0.1)
+        except queue.Empty:
+            if over.is_set():
+                return
+        else:
+            work.progress(*message)
 
 
 def _tell(what: str, done: int, total: int) -> None:

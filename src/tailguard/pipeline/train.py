@@ -24,7 +24,7 @@ from tailguard.training.on_policy import RLOOSettings, train_rloo
 POLICIES_NAME = "policies.json"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.json"
-_VERSION = 1
+_VERSION = 2
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:

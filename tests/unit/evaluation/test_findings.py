@@ -111,15 +111,19 @@ def test_budget_by_the_judge_where_it_counts_in_the_same_units():
 
 
 @pytest.mark.parametrize(
-    ("judged", "verdict"),
-    [((1.05, 1.0, 1.2), "good"), ((1.3, 0.9, 1.5), "open"), ((1.6, 1.4, 1.8), "bad")],
+    ("judged", "verdict", "shown"),
+    [  # the base's risk is 2.0 ± .1, so hypot(.1, .15) is .18 and so on
+        ((1.05, 1.0, 1.2), "good", "0.95 [0.77, 1.06]"),
+        ((1.3, 0.9, 1.5), "open", "0.70 [0.48, 1.11]"),
+        ((1.6, 1.4, 1.8), "bad", "0.40 [0.18, 0.62]"),
+    ],
 )
-def test_the_fall_that_was_asked_for_is_looked_for_on_the_judges_scale(judged, verdict):
+def test_the_fall_that_was_asked_for_is_looked_for_on_the_judges_scale(judged, verdict, shown):
     base = row("base", "base", tail=(2.0, 1.9, 2.1), scored=(1.5, 1.4, 1.6))
     policy = row("p", tail=judged, scored=(0.5, 0.4, 0.6), tail_mass=0.1, budget=0.5)
     ((found, text),) = [item for item in texts([base, policy]) if "asked for 1.00" in item[1]]
     assert found == verdict
-    assert f"fell by {2.0 - judged[0]:.2f} [{2.0 - judged[2]:.2f}, {2.0 - judged[1]:.2f}]" in text
+    assert f"fell by {shown} from base's" in text
     same_units = texts([base, policy], judge_in_scorer_units=True)
     assert not any("asked for" in text for _, text in same_units)
 

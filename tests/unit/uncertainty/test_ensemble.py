@@ -113,7 +113,7 @@ def test_the_sign_loss_fixes_the_zero():
     assert (shifted.lower @ with_signs > 0).mean() > (shifted.lower @ without > 0).mean() + 0.15
 
 
-def test_heads_on_a_scorer_keep_its_backbone_and_report_on_other_prompts(tiny_scorers):
+def test_heads_on_a_scorer_keep_its_backbone_and_order_other_prompts(tiny_scorers):
     scorer = SequenceClassificationScorer(tiny_scorers.classifier(), tiny_scorers.tokenizer())
     prompts = [f"w{i}" for i in range(30)]
     pairs = ResponsePairs(prompts, ["good w1"] * 30, ["bad w2"] * 30)
