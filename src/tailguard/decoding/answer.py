@@ -49,7 +49,9 @@ class Answer:
         cost: of the text; None where its score is unavailable.
         risk_upper_bound: mean + pessimism·std of the text's cost; +inf where unavailable.
         certified: whether a certificate covers it.
+        finished: ended by itself, not for want of tokens; a fallback always does.
         num_candidates: candidates grown side by side.
+        num_prompt_tokens: of the prompt as the policy reads it.
         num_tokens_generated: over all candidates.
         num_forward_passes: model calls that the prompt took part in.
     """
@@ -61,7 +63,9 @@ class Answer:
     cost: ScoreSummary | None
     risk_upper_bound: float
     certified: bool
+    finished: bool
     num_candidates: int
+    num_prompt_tokens: int
     num_tokens_generated: int
     num_forward_passes: int
 
@@ -154,7 +158,9 @@ def settle(draft: Draft, setting: DecodingSetting, *, certified: bool = False) -
         cost=draft.cost,
         risk_upper_bound=draft.cost_bound,
         certified=certified,
+        finished=accepted and draft.guided.candidates[0].finished,
         num_candidates=draft.guided.num_candidates,
+        num_prompt_tokens=draft.guided.num_prompt_tokens,
         num_tokens_generated=draft.guided.num_tokens_generated,
         num_forward_passes=draft.guided.num_forward_passes,
     )
@@ -175,6 +181,7 @@ def settle(draft: Draft, setting: DecodingSetting, *, certified: bool = False) -
         cost=draft.fallback_cost,
         risk_upper_bound=draft.fallback_bound,
         certified=certified and draft.fallback_cost is not None,
+        finished=True,
     )
 
 

@@ -108,8 +108,9 @@ class _Search:
         self._member = policy.members[0]
         self._token_rows = token_rows
         self._uniform = uniform.to(self._member.device)
-        nothing = GuidedResponse((), False, guidance.num_candidates, 0, 0)
-        self._results = [nothing for _ in token_rows]
+        self._results = [
+            GuidedResponse((), False, guidance.num_candidates, len(row), 0, 0) for row in token_rows
+        ]
 
     def run(self) -> list[GuidedResponse]:
         """Grow all prompts to their end."""
@@ -191,12 +192,12 @@ class _Search:
             pool = [*result.candidates, *block.ended_candidates(row)]
             pool.sort(key=lambda candidate: -candidate.score)
             failed = bool(block.failed[row])
-            self._results[prompt] = GuidedResponse(
-                () if failed else tuple(pool[: self._guidance.num_finalists]),
-                failed,
-                result.num_candidates,
-                result.num_tokens_generated + num_tokens[row],
-                num_passes,
+            self._results[prompt] = replace(
+                result,
+                candidates=() if failed else tuple(pool[: self._guidance.num_finalists]),
+                failed=failed,
+                num_tokens_generated=result.num_tokens_generated + num_tokens[row],
+                num_forward_passes=num_passes,
             )
 
 

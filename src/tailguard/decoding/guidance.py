@@ -80,6 +80,7 @@ class GuidedResponse:
         candidates: ended candidates, best first; none if ``failed``.
         failed: a score, or the model's own prediction, was not finite; nothing may be served.
         num_candidates: candidates grown side by side (K).
+        num_prompt_tokens: of the prompt as the policy reads it.
         num_tokens_generated: over all candidates.
         num_forward_passes: model calls this prompt took part in, its own reading included.
     """
@@ -87,5 +88,6 @@ class GuidedResponse:
     candidates: tuple[Candidate, ...]
     failed: bool
     num_candidates: int
+    num_prompt_tokens: int
     num_tokens_generated: int
     num_forward_passes: int

@@ -14,7 +14,8 @@ Fields = Mapping[str, Any]
 def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
     """One completion with a choice for each answer.
 
-    ``tailguard`` stands in every choice, and the first choice's also beside them.
+    ``tailguard`` stands in every choice, and the first choice's also beside them. ``usage`` counts
+    the tokens of all candidates, not of the served ones alone: they are what was computed.
     """
     choices = [
         {
@@ -26,7 +27,12 @@ def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
         }
         for index, answer in enumerate(answers)
     ]
-    return {**_header(model, "chat.completion"), "choices": choices, "tailguard": answers[0]}
+    return {
+        **_header(model, "chat.completion"),
+        "choices": choices,
+        "usage": _usage(answers),
+        "tailguard": answers[0],
+    }
 
 
 def chat_events(model: str, answers: Sequence[Fields]) -> Iterator[str]:
@@ -38,6 +44,17 @@ def chat_events(model: str, answers: Sequence[Fields]) -> Iterator[str]:
         closing = _delta(index, {}, _finish_reason(answer)) | {"tailguard": answer}
         yield _event({**header, "choices": [closing], "tailguard": answer})
     yield "data: [DONE]\n\n"
+
+
+def _usage(answers: Sequence[Fields]) -> dict[str, int]:
+    """Tokens in OpenAI's terms; the answers are to one prompt, which is counted once."""
+    prompt: int = answers[0].get("num_prompt_tokens", 0)
+    generated = sum(answer["num_tokens_generated"] for answer in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+    }
 
 
 def _header(model: str, kind: str) -> dict[str, Any]:

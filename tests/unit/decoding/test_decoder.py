@@ -123,6 +123,23 @@ def test_counts_are_those_of_guidance(policy, heads):
         assert 2 <= answer.num_forward_passes <= 1 + 8
 
 
+def test_an_answer_that_runs_out_of_tokens_is_not_finished(policy, heads):
+    setting = dataclasses.replace(SETTING, max_candidates=1, acceptance_level=0.5)
+    answers = decoder(policy, heads, profile(setting)).generate(PROMPTS * 20, seed=4)
+    kinds = set()
+    for answer in answers:
+        # The stop token, too, counts as generated.
+        cut = len(answer.text.split()) == answer.num_tokens_generated == 8
+        assert answer.finished == (answer.abstained or not cut)
+        kinds.add((answer.abstained, answer.finished))
+    assert kinds == {(True, True), (False, True), (False, False)}
+
+
+def test_prompt_tokens_are_those_of_the_prompt_as_it_is_read(policy, heads):
+    short, long = decoder(policy, heads).generate(["a", "a b a"], seed=5)
+    assert 1 <= short.num_prompt_tokens == long.num_prompt_tokens - 2
+
+
 def test_pessimism_only_withholds_more(policy, heads):
     def withheld(pessimism):
         # κ also guides; one candidate leaves it the acceptance alone.

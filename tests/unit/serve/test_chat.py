@@ -46,6 +46,12 @@ def test_cut_answer_ends_by_length(decoder, serve, ask):
     assert ask(serve(decoder)).choices[0].finish_reason == "length"
 
 
+def test_usage_counts_the_prompt_once_and_every_candidate(decoder, serve, ask):
+    decoder.made = answer_fields(num_prompt_tokens=7, num_tokens_generated=40)
+    usage = ask(serve(decoder), n=3).usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, 120, 127)
+
+
 def test_n_gives_that_many_choices_of_one_call(decoder, serve, ask):
     completion = ask(serve(decoder), n=3, seed=7)
     assert [c.message.content for c in completion.choices] == ["bold 0", "bold 1", "bold 2"]

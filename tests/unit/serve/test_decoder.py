@@ -63,7 +63,10 @@ def test_one_prompt_at_two_risk_levels(client, ask):
     again = ask(client, "w1 w2", seed=3, tailguard={"tail_mass": 0.2, "budget": 0.7})
     assert strict.choices[0].finish_reason == "content_filter"
     assert strict.choices[0].message.content == "w0 w1"
-    assert loose.choices[0].finish_reason == "stop"
+    finished = loose.model_extra["tailguard"]["finished"]
+    assert loose.choices[0].finish_reason == ("stop" if finished else "length")
+    assert loose.usage.prompt_tokens > 0
+    assert 1 <= loose.usage.completion_tokens <= 8
     assert loose.model_extra["tailguard"]["abstained"] is False
     assert loose.model_extra["tailguard"]["cost"]["mean"] == 0.0
     # snapped to the next stricter calibrated profile
