@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the --out folder of a finished run")
     parser.add_argument("--readme", action="store_true", help="also put the table in the README")
+    parser.add_argument("--note", default="", help="what the reader must know, above the tables")
     arguments = parser.parse_args()
     report = find_artifact(arguments.run, "Report")
     record = read_json(report / "report.json")
@@ -45,7 +46,8 @@ def main() -> None:
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(published, indent=1) + "\n")
     page = _page(record)
-    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{page}")
+    note = f"> {arguments.note}\n\n" if arguments.note else ""
+    (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{note}{page}")
     if arguments.readme:
         figure = ROOT / "docs" / "figures" / f"{name}-policies.png"
         figure.parent.mkdir(exist_ok=True)

@@ -178,7 +178,8 @@ def test_a_prompt_longer_than_the_context(command, tmp_path, published):
     (tmp_path / "prompts.jsonl").write_text(lines([{"prompt": f"{p} " * 3000} for p in range(30)]))
     status, line = command("bank", *published_models(published[0]))
     assert status == 2
-    assert "tokens" in line
+    assert "is too long: " in line
+    assert "shorten the prompt or lower max_new_tokens" in line
     assert "bank" not in {name.partition("-")[0] for name in made(tmp_path)}
 
 

@@ -72,7 +72,7 @@ class FileData(Section):
         num_prompts: how many of them to bank and train on.
         num_calibration: how many of them to choose acceptance levels on.
         num_certification: how many of them to certify on.
-        evaluation_prompts: files of prompts to evaluate on.
+        evaluation_prompts: files of prompts to evaluate on; pairs on them teach nobody.
         benign_prompts: files of prompts that deserve an answer; refusals are counted there. A
             name may end in ``?field=value``, which keeps the rows that say so.
     """
