@@ -23,6 +23,7 @@ from tailguard.evaluation.intervals import Interval, cvar_intervals, paired_cvar
 from tailguard.risk import cvar_rows
 
 ALPHAS = (0.01, 0.05, 0.1, 0.25, 1.0)
+EDGE = 0.045  # a single value holds this mass, with a gap below it: VaR.05 jumps between resamples
 DISCRETE = (np.array([8.0, 3.0, 1.0, 0.0, -1.0]), np.array([0.015, 0.035, 0.15, 0.3, 0.5]))
 
 
@@ -54,6 +55,10 @@ LAWS = {
     ),
     "Pareto(2.5)": pareto(2.5),
     "Pareto(3.5)": pareto(3.5),
+    "atom at the edge": Law(
+        lambda u: np.where(u < EDGE, 0.1, -0.4 - (u - EDGE)),
+        lambda a: (0.1 * min(a, EDGE) - max(a - EDGE, 0.0) * (0.4 + 0.5 * max(a - EDGE, 0.0))) / a,
+    ),
     "discrete": Law(
         lambda u: DISCRETE[0][np.minimum(np.searchsorted(np.cumsum(DISCRETE[1]), u), 4)],
         lambda a: float(cvar_rows(*DISCRETE, a)),

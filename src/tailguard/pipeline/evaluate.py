@@ -105,7 +105,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    2,
+    3,
     ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
     _config,
     _inputs,

@@ -88,6 +88,20 @@ def test_paired_difference_covers_and_is_narrower_than_the_unpaired():
     assert made.upper - made.lower < 0.8 * (broken.upper - broken.lower)
 
 
+def test_an_atom_at_the_edge_of_the_tail_leaves_the_interval_near_the_data():
+    """VaR jumps between resamples, and those that end within the atom have no error of their own."""
+    rng, repetitions, held, alpha = np.random.default_rng(9), 60, 0.045, 0.05
+    truth = (0.1 * held - 0.4 * (alpha - held)) / alpha
+    hits = 0
+    for _ in range(repetitions):
+        costs = np.where(rng.uniform(size=1000) < held, 0.1, -0.4)
+        costs[0] = 0.12
+        made = cvar_intervals(costs, [alpha], generator=rng, num_resamples=200)[0]
+        hits += made.lower - 1e-3 <= truth <= made.upper + 1e-3
+        assert -1.0 < made.lower <= made.upper < 0.5
+    assert hits >= stats.binom.ppf(0.01, repetitions, 0.94)
+
+
 def test_mean_interval_is_close_to_students():
     values = np.random.default_rng(6).normal(size=500)
     made = mean_interval(values, generator=np.random.default_rng(7), num_resamples=4000)
