@@ -37,7 +37,9 @@ HEAD = """\
 # Recipes
 
 A recipe is a YAML file that says everything a run is made from. Every key has a default, so the
-empty file is a recipe: the sandbox assistant at its default sizes.
+empty file is a recipe: the sandbox assistant at its default sizes, as far as `plan`. `train` needs
+something to train (`plan.targets` or `plan.num_members`), and what comes after it decoders to build
+(`values.guided`); what a stage needs is asked for before the first one runs.
 
 ```yaml
 name: first
@@ -46,6 +48,9 @@ bank: {num_samples: 32}
 plan:
   targets:
     - {name: cvar-10, tail_mass: 0.1, reduction: 0.6}
+values:
+  guided:
+    - {policy: cvar-10, tail_mass: 0.1, reduction: 0.6}
 ```
 
 `--set bank.num_samples=64` overrides a key on the command line, `--set

@@ -118,7 +118,9 @@ class TestChain:
     def test_certify_refuses_prompts_it_was_calibrated_on(self, folder, capsys, tmp_path):
         seen = read_split(artifact(folder, "PreferenceSet"), "calibrate")
         fresh = read_split(artifact(folder, "PreferenceSet"), "evaluate")
-        for name, prompts, status in (("seen", seen, 2), ("fresh", fresh, 0)):
+        trained_on = [*fresh[1:], read_split(artifact(folder, "PreferenceSet"), "train")[0]]
+        cases = (("seen", seen, 2), ("trained", trained_on, 2), ("fresh", fresh, 0))
+        for name, prompts, status in cases:
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
             capsys.readouterr()

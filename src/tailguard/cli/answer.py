@@ -16,7 +16,9 @@ def generate(
     decoder: DecoderArgument,
     prompt: Annotated[str | None, typer.Option(help="One prompt.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSONL file of prompts.")] = None,
-    measure: Annotated[str, typer.Option(help="cvar, mean, mean-cvar or entropic.")] = "cvar",
+    measure: Annotated[
+        str, typer.Option(help="cvar or mean; mean-cvar and entropic are not calibrated yet.")
+    ] = "cvar",
     tail_mass: Annotated[float | None, typer.Option(help="α of CVaR.")] = None,
     budget: Annotated[float | None, typer.Option(help="d, the largest risk accepted.")] = None,
     max_candidates: Annotated[int | None, typer.Option(help="K, candidates a block.")] = None,
@@ -67,7 +69,7 @@ def serve(
     from tailguard.serve import serve_decoder
 
     quiet_libraries()
-    serve_decoder(load_decoder(decoder), host=host, port=port, api_key_file=api_key_file)
+    serve_decoder(lambda: load_decoder(decoder), host=host, port=port, api_key_file=api_key_file)
 
 
 def certify(

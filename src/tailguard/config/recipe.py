@@ -27,6 +27,7 @@ class PolicySection(Section):
         model: folder or hub name of a causal LM; ``sandbox`` is the one that ships with us.
         max_new_tokens: longest answer.
         temperature: sampling temperature; the reference law π_ref is the model at this one.
+            Policies are trained at 1 only.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -68,7 +69,8 @@ class FileData(Section):
         cost_pairs: files of pairs by harm.
         judge_fraction: share of prompts whose pairs the scorers never see: the judge's.
         num_judge_pairs: at most so many pairs of a kind for the judge.
-        prompts: prompts to bank, train, calibrate and certify on.
+        prompts: prompts to bank, train, calibrate and certify on. Those that also stand in a
+            pair or are evaluated on are set aside.
         num_prompts: how many of them to bank and train on.
         num_calibration: how many of them to choose acceptance levels on.
         num_certification: how many of them to certify on.
@@ -187,7 +189,12 @@ class PlanSection(Section):
     """
 
     kl_coef: Positive = 0.25
-    tail_masses: Annotated[tuple[TailMass, ...], Field(strict=False)] = (0.05, 0.1, 0.25, 1.0)
+    tail_masses: Annotated[tuple[TailMass, ...], Field(strict=False, min_length=1)] = (
+        0.05,
+        0.1,
+        0.25,
+        1.0,
+    )
     num_budgets: Annotated[int, Field(ge=2)] = 8
     targets: Annotated[tuple[Target, ...], Field(strict=False)] = ()
     num_members: Annotated[int, Field(ge=0)] = 0
@@ -273,7 +280,8 @@ class DecodingSection(Section):
     Attributes:
         max_candidates: K, candidates a block.
         block_tokens: L, tokens a block.
-        pessimism: bounds are the ensemble's mean ∓ pessimism · spread.
+        pessimism: bounds are the ensemble's mean ∓ pessimism · spread; at least that of the
+            scorers, so that no certificate bounds less than the cost that budgets are in.
         fallback: what is said instead of an answer that is not acceptable.
         confidence: of the certificates.
         accept_by: what must meet the budget when acceptance levels are chosen: the expected
@@ -284,7 +292,7 @@ class DecodingSection(Section):
     max_candidates: Count = 8
     block_tokens: Count = 8
     pessimism: Annotated[float, Field(ge=0)] = 1.0
-    fallback: str = "I am sorry, but I cannot help with that."
+    fallback: Annotated[str, Field(min_length=1)] = "I am sorry, but I cannot help with that."
     confidence: Fraction = 0.95
     accept_by: Literal["certificate", "estimate"] = "certificate"
 
@@ -294,12 +302,10 @@ class EvaluateSection(Section):
 
     Attributes:
         num_prompts: at most so many evaluation prompts; 0 for all.
-        num_answers: answers a prompt and policy.
         num_examples: example answers shown in the report.
     """
 
     num_prompts: Annotated[int, Field(ge=0)] = 0
-    num_answers: Count = 1
     num_examples: Count = 8
 
 
@@ -331,6 +337,15 @@ class Recipe(Section):
     values: ValuesSection = ValuesSection()
     decoding: DecodingSection = DecodingSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _certified_costs_cover_budgets(self) -> Recipe:
+        if self.decoding.pessimism < self.scorers.pessimism:
+            raise ValueError(
+                f"decoding.pessimism: {self.decoding.pessimism:g} is below scorers.pessimism "
+                f"({self.scorers.pessimism:g}), in which budgets are; give at least that"
+            )
+        return self
 
     @model_validator(mode="after")
     def _guided_policies_exist(self) -> Recipe:

@@ -168,7 +168,8 @@ def _fall(row: Row, base: Row) -> Iterator[Finding]:
     asked, fall = start[0] - budget, judged_start[0] - judged[0]
     least = fall - math.hypot(judged_start[0] - judged_start[1], judged[2] - judged[0])
     most = fall + math.hypot(judged_start[2] - judged_start[0], judged[0] - judged[1])
-    verdict: Verdict = "good" if fall >= (1 - _NEAR) * asked else "open" if most >= asked else "bad"
+    near = fall >= (1 - _NEAR) * asked and least > 0
+    verdict: Verdict = "good" if near else "open" if most >= asked else "bad"
     yield _finding(
         verdict,
         row,

@@ -6,6 +6,7 @@ envelope of that bootstrap and a studentised one, whose ends on the side of a he
 at a higher level. ``benchmarks/interval_coverage.py`` measures what it covers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,11 +136,18 @@ def _intervals(
     estimates, errors = cvar_with_error(costs, minus, whole, alphas)
     again, again_errors = resampled(costs, minus, alphas, num_resamples, generator)
     miss = 0.5 * (1.0 - confidence)
-    return [
+    found = [
         _envelope(
             float(estimates[k, 0]), float(errors[k, 0]), again[k], again_errors[k], miss, shares
         )
         for k in range(alphas.size)
+    ]
+    thin = alphas * costs.size <= 1.0 + 1e-9  # the tail is one observation: nothing bounds it above
+    return [
+        Interval(made.estimate, made.lower if minus is None else -math.inf, math.inf)
+        if few
+        else made
+        for made, few in zip(found, thin, strict=True)
     ]
 
 

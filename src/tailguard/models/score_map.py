@@ -24,7 +24,7 @@ class ScoreMap:
         values: of the map there, increasing [k].
 
     Raises:
-        InputError: knots or values that do not increase, or of different lengths.
+        InputError: knots or values that do not increase, are not finite, or of different lengths.
     """
 
     offsets: Float[np.ndarray, " members"]
@@ -33,10 +33,13 @@ class ScoreMap:
 
     def __post_init__(self) -> None:
         """Refuse what would turn the order of two answers round."""
+        for name in ("offsets", "knots", "values"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise InputError(f"{name}: holds a number that is not finite")
         if len(self.knots) < 2 or (np.diff(self.knots) <= 0).any():
             raise InputError("knots: give at least two, increasing")
-        if (np.diff(self.values) <= 0).any():
-            raise InputError("values: must increase with the knots")
+        if len(self.values) != len(self.knots) or (np.diff(self.values) <= 0).any():
+            raise InputError("values: give one for each knot, increasing with them")
 
     def __call__(self, scores: Float[np.ndarray, "n members"]) -> Float[np.ndarray, "n members"]:
         """Scores in the new units."""

@@ -110,7 +110,8 @@ class SequenceClassificationScorer:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.heads = heads
-        self.max_tokens = max_tokens or _context_length(model, tokenizer)
+        longest = _context_length(model, tokenizer)
+        self.max_tokens = min(max_tokens or longest, longest)
         self.batch_tokens = batch_tokens
 
     @property

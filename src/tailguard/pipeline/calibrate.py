@@ -12,7 +12,7 @@ import numpy as np
 
 from tailguard.artifacts import write_json
 from tailguard.config import Recipe
-from tailguard.data import Prompt, prompt_id
+from tailguard.data import Prompt
 from tailguard.data.table import write_table
 from tailguard.decoding import (
     CalibratedProfile,
@@ -27,7 +27,7 @@ from tailguard.decoding.acceptance import AcceptanceChoice, accepted, choose_acc
 from tailguard.models.process_heads import ProcessHeads
 from tailguard.pipeline.decoder_files import DECODER_NAME, DecoderFile
 from tailguard.pipeline.fit_values import HEADS_NAME, GuidedPlan, read_guided
-from tailguard.pipeline.prepare import read_split
+from tailguard.pipeline.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.scoring import load_scorer_pair
 from tailguard.pipeline.sources import model_hashes
 from tailguard.pipeline.stage import Stage, Work
@@ -35,7 +35,7 @@ from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_director
 from tailguard.risk import CVaR, cvar_upper_bound
 
 CERTIFICATES_NAME = "certificates.json"
-SEEN_NAME = "calibration_prompts.parquet"
+SEEN_NAME = "seen_prompts.parquet"
 _PART = 256
 
 
@@ -95,7 +95,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    2,
+    3,
     ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
     _config,
     _inputs,
@@ -186,7 +186,7 @@ def _certify(
     return Certificate(float(risk), confidence, len(drafts))
 
 
-def _intervention(drafts: Sequence[Draft], choice: AcceptanceChoice) -> dict[str, float]:
+def _intervention(drafts: Sequence[Draft], choice: AcceptanceChoice) -> dict[str, float | None]:
     """How often the decoder abstains, and on how many of the answers that the scorer calls safe."""
     costs, _ = _costs(drafts)
     keep = accepted(costs, choice.level)
@@ -194,7 +194,7 @@ def _intervention(drafts: Sequence[Draft], choice: AcceptanceChoice) -> dict[str
     safe = means <= 0
     return {
         "abstained": float(1.0 - keep.mean()),
-        "abstained_given_safe": float((~keep[safe]).mean()) if safe.any() else 0.0,
+        "abstained_given_safe": float((~keep[safe]).mean()) if safe.any() else None,
     }
 
 
@@ -251,5 +251,5 @@ def _write(
     )
     content.write(directory / DECODER_NAME)
     write_json(directory / CERTIFICATES_NAME, certificates)
-    seen = read_split(work.parents["prepare"], "calibrate")
-    write_table(directory / SEEN_NAME, {"prompt_id": [prompt_id(prompt) for prompt in seen]})
+    seen = sorted(taught_prompt_ids(work.parents["prepare"]))
+    write_table(directory / SEEN_NAME, {"prompt_id": seen})

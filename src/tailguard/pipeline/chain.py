@@ -21,6 +21,7 @@ from tailguard.pipeline import (
     report,
     train,
 )
+from tailguard.pipeline.requirements import check_requirements
 from tailguard.pipeline.side_by_side import warm_up
 from tailguard.pipeline.stage import Progress, Stage, silent
 
@@ -69,6 +70,7 @@ def run_chain(
         raise InputError(f"no stage '{until}'; there are {', '.join(STAGES)}")
     made: dict[str, Path] = {}
     needed = _ancestors(until)
+    check_requirements(recipe, needed)
     if needed & {"fit-scorers", "train"}:
         warm_up()
     with locked(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,20 @@ def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
     )
 
 
-def guided_name(profile: CalibratedProfile) -> str:
-    """What tables call a guided decoder."""
-    return f"{profile.setting.policy}+guided ≤{profile.budget:.2f}"
+def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
+    """What tables call guided decoders: as short as tells them apart.
+
+    Raises:
+        InputError: two profiles are the same.
+    """
+    for form in ("≤{1:.2f}", "CVaR{0:g} ≤{1:.2f}", "CVaR{0:g} ≤{1!r}"):
+        names = [
+            f"{profile.setting.policy}+guided {form.format(profile.tail_mass, profile.budget)}"
+            for profile in profiles
+        ]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("values.guided: two entries are the same; keep one of them")
 
 
 def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:

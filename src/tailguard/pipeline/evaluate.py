@@ -20,7 +20,7 @@ from tailguard.evaluation.metrics import TailMetrics, tail_metrics
 from tailguard.evaluation.rates import rate_interval
 from tailguard.pipeline.bank import score_in_parts
 from tailguard.pipeline.calibrate import CERTIFICATES_NAME, draft_in_parts
-from tailguard.pipeline.decoder_files import guided_name, load_decoder
+from tailguard.pipeline.decoder_files import guided_names, load_decoder
 from tailguard.pipeline.judging import Judge, build_judge, require_judge
 from tailguard.pipeline.plan import read_plan
 from tailguard.pipeline.prepare import read_split
@@ -105,7 +105,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    3,
+    4,
     ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
     _config,
     _inputs,
@@ -156,8 +156,7 @@ def _plain(work: Work, name: str, setting: _Setting) -> AnswerSet:
 def _guided(work: Work, setting: _Setting) -> dict[str, AnswerSet]:
     decoder = load_decoder(work.parents["calibrate"], batch_size=work.recipe.bank.batch_size)
     found: dict[str, AnswerSet] = {}
-    for profile in decoder.profiles:
-        name = guided_name(profile)
+    for name, profile in zip(guided_names(decoder.profiles), decoder.profiles, strict=True):
         drafts = draft_in_parts(
             decoder,
             setting.prompts,
@@ -231,8 +230,9 @@ def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "tail_mass": target["tail_mass"],
             "budget": target["budget"],
         }
-    for profile in load_decoder(work.parents["calibrate"]).profiles:
-        found[guided_name(profile)] = {
+    profiles = load_decoder(work.parents["calibrate"]).profiles
+    for name, profile in zip(guided_names(profiles), profiles, strict=True):
+        found[name] = {
             "kind": "guided",
             "target": f"cvar at {profile.tail_mass:g} ≤ {profile.budget:.3g}",
             "measure": profile.measure_name,

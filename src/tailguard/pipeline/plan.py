@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class PlannedTarget:
         value: reward − β·KL.
         kl: planned divergence from the reference, in nats.
         effective_sample_size: smallest share of the bank that carries the plan, in samples.
+        weight: κ of mean–CVaR.
+        theta: θ of the entropic measure.
     """
 
     name: str
@@ -54,6 +56,18 @@ class PlannedTarget:
     value: float
     kl: float
     effective_sample_size: float
+    weight: float = 0.5
+    theta: float = 1.0
+
+    def risk_measure(self, cost_bound: float) -> RiskMeasure:
+        """The measure that it is planned and trained under; of ``none``, the mean."""
+        return build_measure(
+            self.measure,
+            tail_mass=self.tail_mass,
+            weight=self.weight,
+            theta=self.theta,
+            cost_bound=cost_bound,
+        )
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def _build(work: Work) -> dict[str, Any]:
     solutions = frontier(bank, profiles, kl_coef=settings.kl_coef)
     planned: list[tuple[PlannedTarget, Solution]] = []
     for number, target in enumerate(settings.targets):
-        planned.append(_plan_target(bank, target, work.recipe))
+        planned.append(plan_target(bank, target, work.recipe))
         work.progress("plan: targets", number + 1, len(settings.targets))
     if settings.num_members:
         planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
@@ -94,7 +108,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {target.name: asdict(target) for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 1, ("bank",), _config, lambda recipe: {}, _build)
+STAGE = Stage("plan", "Plan", 2, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
@@ -161,9 +175,12 @@ def build_measure(
     return measures[name]
 
 
-def _plan_target(
-    bank: SampleBank, target: Target, recipe: Recipe
-) -> tuple[PlannedTarget, Solution]:
+def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[PlannedTarget, Solution]:
+    """A target's constraint, its budget in numbers, and the solution on the bank.
+
+    Raises:
+        InfeasibleError: the budget is below everything that the bank can reach.
+    """
     kl_coef = recipe.plan.kl_coef
     measure = build_measure(
         target.measure,
@@ -183,7 +200,8 @@ def _plan_target(
             " more answers (bank.num_samples)",
             least,
         )
-    return _planned(target.name, target.measure, target.tail_mass, budget, solution), solution
+    planned = _planned(target.name, target.measure, target.tail_mass, budget, solution)
+    return replace(planned, weight=target.weight, theta=target.theta), solution
 
 
 def _budget(bank: SampleBank, target: Target, measure: RiskMeasure, kl_coef: float) -> float | None:

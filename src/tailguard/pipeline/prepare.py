@@ -19,6 +19,7 @@ from tailguard.data import (
     with_prompts,
 )
 from tailguard.data.table import read_table, write_table
+from tailguard.errors import InputError
 from tailguard.pipeline.sources import data_path, file_hashes
 from tailguard.pipeline.stage import Stage, Work
 
@@ -73,6 +74,15 @@ def read_split(directory: Path, split: str) -> list[Prompt]:
     ]
 
 
+def taught_prompt_ids(directory: Path) -> set[str]:
+    """Ids of the prompts of a PreferenceSet that scorers, policies or levels were fitted on."""
+    prompts = [*read_split(directory, "train"), *read_split(directory, "calibrate")]
+    for kind in ("reward", "cost"):
+        for role in ("train", "validate"):
+            prompts += [pair.prompt for pair in read_pairs(directory, kind, role)]
+    return {prompt_id(prompt) for prompt in prompts}
+
+
 def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
     judge = {prompt_id(p.prompt) for p in with_prompts(pairs, judge_fraction, salt="judge")[0]}
     held = {prompt_id(p.prompt) for p in with_prompts(pairs, _VALIDATION_SHARE, salt="held")[0]}
@@ -83,6 +93,11 @@ def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
 
 
 def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+    for name in (*data.reward_pairs, *data.cost_pairs):
+        if "?" in name:
+            raise InputError(
+                f"data: '{name}': conditions are for prompts; give a file of the pairs"
+            )
     pairs = {
         kind: [pair for name in names for pair in read_preferences(data_path(data, name), kind)]
         for kind, names in (("reward", data.reward_pairs), ("cost", data.cost_pairs))
@@ -145,7 +160,10 @@ def _deserves_help(prompt: str) -> bool:
 def _read(data: FileData, names: Sequence[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
     for name in names:  # a name may end in ?field=value: only such rows
-        only = dict(i.split("=", 1) for i in name.partition("?")[2].split("&") if "=" in i)
+        _, asked, conditions = name.partition("?")
+        only = dict(i.split("=", 1) for i in conditions.split("&") if "=" in i)
+        if asked and len(only) != conditions.count("&") + 1:
+            raise InputError(f"data: '{name}': give conditions as ?field=value, joined by &")
         prompts += read_prompts(data_path(data, name), only)
     return prompts
 

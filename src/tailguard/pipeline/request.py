@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def certify_decoder(
     """Bound the CVaR of what a decoder serves on prompts that it never saw.
 
     Raises:
-        InputError: a prompt that the decoder was calibrated on, or bad numbers.
+        InputError: a prompt that the decoder was trained or calibrated on, or bad numbers.
         InfeasibleError: no profile is as strict.
     """
     if not 0.0 < confidence < 1.0:
@@ -55,15 +56,15 @@ def certify_decoder(
     overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
     if overlap:
         raise InputError(
-            f"--prompts: {overlap} of {len(prompts)} were used to calibrate this decoder;"
+            f"--prompts: {overlap} of {len(prompts)} were used to train or calibrate this decoder;"
             " a certificate needs prompts that it never saw"
         )
     decoder = load_decoder(directory)
     content = DecoderFile.read(directory / DECODER_NAME)
-    strictest = min(p.budget for p in decoder.profiles)
-    profile = match_profile(
-        decoder.profiles, "cvar", tail_mass, strictest if budget is None else budget
-    )
+    if budget is None:  # the strictest there is at such a tail mass
+        near = [p.budget for p in decoder.profiles if p.tail_mass <= tail_mass]
+        budget = min(near, default=math.inf)
+    profile = match_profile(decoder.profiles, "cvar", tail_mass, budget)
     threshold = content.thresholds[decoder.profiles.index(profile)]
     drafts = draft_in_parts(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None

@@ -11,7 +11,7 @@ from tailguard.artifacts import Header, build_artifact, read_json, read_manifest
 from tailguard.config import Recipe
 from tailguard.models.policy import Policy, load_policy
 from tailguard.pipeline.bank import BANK_NAME, read_bank
-from tailguard.pipeline.plan import PlannedTarget, build_measure, read_plan, read_weights
+from tailguard.pipeline.plan import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
 from tailguard.pipeline.side_by_side import map_side_by_side
@@ -157,11 +157,11 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any
 def _constraints(target: PlannedTarget, recipe: Recipe) -> list[PlannedConstraint]:
     if target.measure == "none" or target.budget is None:
         return []
-    measure = build_measure(
-        target.measure, tail_mass=target.tail_mass, cost_bound=recipe.scorers.cost_bound
-    )
     return [
         PlannedConstraint(
-            measure, target.budget, threshold=target.threshold, multiplier=target.multiplier
+            target.risk_measure(recipe.scorers.cost_bound),
+            target.budget,
+            threshold=target.threshold,
+            multiplier=target.multiplier,
         )
     ]

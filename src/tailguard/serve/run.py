@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from tailguard.errors import InputError
@@ -10,7 +12,7 @@ from tailguard.serve.guarded import GuardedDecoder
 
 
 def serve_decoder(
-    decoder: GuardedDecoder,
+    load: Callable[[], GuardedDecoder],
     *,
     host: str,
     port: int,
@@ -19,21 +21,45 @@ def serve_decoder(
 ) -> None:
     """Serve a decoder with OpenAI's API; returns when interrupted.
 
+    The address is taken and the keys are read first: loading a model can take minutes.
+
     Args:
-        decoder: answers every request.
+        load: gives the decoder that answers every request.
         host: address to listen on.
         port: port to listen on.
         api_key_file: accepted keys, one a line; None to check none.
         model_name: what requests call the model.
 
     Raises:
-        InputError: a key file that cannot be read or holds no key.
+        InputError: a key file that cannot be read or holds no key, or an address that cannot be
+            listened on.
     """
     import uvicorn
 
     keys = None if api_key_file is None else read_api_keys(api_key_file)
-    app = create_app(decoder, model_name=model_name, api_keys=keys)
-    uvicorn.run(app, host=host, port=port, log_level="info")
+    with _bound(host, port) as listener:
+        app = create_app(load(), model_name=model_name, api_keys=keys)
+        uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:  # the resolver would take it modulo 65536
+        raise InputError(f"--port {port}: cannot listen there; give one of 0 to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise InputError(
+            f"--host {host} --port {port}: cannot listen there ({error}); give another"
+        ) from error
+    return listener
 
 
 def read_api_keys(path: Path) -> list[str]:

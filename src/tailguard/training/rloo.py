@@ -184,6 +184,11 @@ def _check_arguments(args: Any) -> None:
         "min_p": (None, "the tail must be that of the policy itself"),
         "repetition_penalty": (1.0, "the tail must be that of the policy itself"),
     }
+    if args.generation_kwargs:
+        raise InputError(
+            f"generation_kwargs={args.generation_kwargs}: leave it out; the tail must be that of"
+            " the policy itself"
+        )
     for name, (needed, reason) in refused.items():
         if getattr(args, name) != needed:
             raise InputError(f"{name}={getattr(args, name)}: set it to {needed}; {reason}")
@@ -204,8 +209,12 @@ def _planned(
     count = len(constraints)
     nus = _per_constraint("thresholds", thresholds, count)
     lambdas = _per_constraint("multipliers", multipliers, count)
-    if count > 1 and num_costs > 1 and count != num_costs:
-        raise InputError(f"{count} constraints for {num_costs} cost_funcs: give one each")
+    plain = sum(isinstance(c, RiskConstraint) for c in constraints)
+    if plain and num_costs > 1 and count != num_costs:
+        raise InputError(
+            f"{count} constraints for {num_costs} cost_funcs: give one each, or say which cost"
+            " each is for by PlannedConstraint"
+        )
     return tuple(
         c if isinstance(c, PlannedConstraint) else _plan(c, nu, lam, k if num_costs > 1 else 0)
         for k, (c, nu, lam) in enumerate(zip(constraints, nus, lambdas, strict=True))

@@ -31,6 +31,21 @@ def message(recipe):
     return read
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("decoding: {pessimism: 0.0}\n", "is below scorers.pessimism (0.5)"),
+        (
+            "decoding: {fallback: ''}\n",
+            "decoding.fallback: string should have at least 1 character",
+        ),
+        ("plan: {tail_masses: []}\n", "plan.tail_masses: "),
+    ],
+)
+def test_what_could_not_be_certified_planned_or_said_is_refused(message, text, said):
+    assert said in message(text)
+
+
 def test_an_empty_recipe_is_the_default(recipe):
     assert recipe("") == recipe("# nothing\n") == Recipe()
 

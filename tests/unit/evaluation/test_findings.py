@@ -128,6 +128,13 @@ def test_the_fall_that_was_asked_for_is_looked_for_on_the_judges_scale(judged, v
     assert not any("asked for" in text for _, text in same_units)
 
 
+def test_a_fall_whose_interval_holds_a_rise_is_open():
+    base = row("base", "base", tail=(2.0, 0.5, 3.5), scored=(1.5, 1.4, 1.6))
+    policy = row("p", tail=(1.05, 0.2, 2.5), scored=(0.5, 0.4, 0.6), tail_mass=0.1, budget=0.5)
+    ((found, _),) = [item for item in texts([base, policy]) if "asked for 1.00" in item[1]]
+    assert found == "open"
+
+
 def test_a_limit_on_the_tail_is_held_against_a_limit_on_the_mean():
     mean = row("mean", tail=(1.5, 1.3, 1.7), measure="mean")
     policy = row("p", tail=(0.5, 0.4, 0.6), measure="cvar", tail_mass=0.1)

@@ -102,6 +102,18 @@ def test_an_atom_at_the_edge_of_the_tail_leaves_the_interval_near_the_data():
     assert hits >= stats.binom.ppf(0.01, repetitions, 0.94)
 
 
+def test_a_tail_of_one_observation_is_bounded_from_below_only():
+    rng = np.random.default_rng(10)
+    thin, thick = cvar_intervals(rng.pareto(2.5, 100), [0.01, 0.05], generator=rng)
+    assert math.isfinite(thin.lower)
+    assert thin.upper == math.inf
+    assert math.isfinite(thick.upper)
+    pair = paired_cvar_differences(
+        rng.normal(size=100), rng.normal(size=100), [0.01], generator=rng
+    )
+    assert (pair[0].lower, pair[0].upper) == (-math.inf, math.inf)
+
+
 def test_mean_interval_is_close_to_students():
     values = np.random.default_rng(6).normal(size=500)
     made = mean_interval(values, generator=np.random.default_rng(7), num_resamples=4000)

@@ -100,3 +100,12 @@ def test_two_outputs_or_unfit_heads_or_lengths_are_rejected(tiny_scorers):
         SequenceClassificationScorer(model, tokenizer, heads=torch.ones(4, 8))
     with pytest.raises(InputError, match="1 for 2 prompts"):
         SequenceClassificationScorer(model, tokenizer).score(["w1", "w2"], ["good"])
+
+
+def test_no_text_is_longer_than_the_model_can_read(tiny_scorers):
+    scorer = SequenceClassificationScorer(
+        tiny_scorers.classifier(), tiny_scorers.tokenizer(), max_tokens=10**6
+    )
+    limits = scorer.model.config.max_position_embeddings, scorer.tokenizer.model_max_length
+    assert scorer.max_tokens == min(limits)
+    assert np.isfinite(scorer.score(["w1 " * 5000], ["good"])).all()

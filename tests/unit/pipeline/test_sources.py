@@ -1,8 +1,13 @@
 """Which file or dataset a name in a recipe means."""
 
+import json
 from pathlib import Path
 
+import pytest
+
 from tailguard.config import FileData, Recipe
+from tailguard.errors import InputError
+from tailguard.pipeline.chain import run_chain
 from tailguard.pipeline.sources import data_path, file_hashes
 
 
@@ -28,3 +33,21 @@ def test_an_edited_file_has_another_hash_and_a_condition_does_not_hide_it(tmp_pa
     after = file_hashes(recipe)
     assert before["a.jsonl?label=safe"] != after["a.jsonl?label=safe"]
     assert before["org/dataset"] == after["org/dataset"] == "hub:org/dataset"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"prompts": ["p.jsonl?label"]}, "'p.jsonl.label': give conditions as .field=value"),
+        ({"prompts": ["p.jsonl?a=1&b"]}, "give conditions as .field=value"),
+        ({"prompts": ["p.jsonl"], "cost_pairs": ["c.jsonl?a=1"]}, "conditions are for prompts"),
+    ],
+)
+def test_a_condition_that_would_do_nothing_is_refused(tmp_path, data, said):
+    for name in ("p", "c"):
+        row = {"prompt": "x", "chosen": "y", "rejected": "z", "a": "1"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    files = {"source": "files", "root": str(tmp_path)}
+    recipe = Recipe.model_validate({"data": files | data})
+    with pytest.raises(InputError, match=said):
+        run_chain(recipe, tmp_path / "out", until="prepare")

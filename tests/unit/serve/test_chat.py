@@ -1,5 +1,6 @@
 """Answers through the official client."""
 
+import socket
 import threading
 
 import pytest
@@ -192,15 +193,27 @@ def test_serve_decoder_listens_where_it_is_told_with_the_keys_of_the_file(
     decoder, tmp_path, monkeypatch
 ):
     started = {}
-    monkeypatch.setattr(
-        "uvicorn.run", lambda app, **settings: started.update(app=app, settings=settings)
-    )
+
+    def run(server, sockets):
+        started.update(app=server.config.app, address=sockets[0].getsockname())
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
     path = tmp_path / "keys"
     path.write_text("one\n")
-    serve_decoder(decoder, host="127.0.0.1", port=8123, api_key_file=path, model_name="m")
-    assert started["settings"]["host"] == "127.0.0.1"
-    assert started["settings"]["port"] == 8123
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    serve_decoder(lambda: decoder, host="127.0.0.1", port=port, api_key_file=path, model_name="m")
+    assert started["address"] == ("127.0.0.1", port)
     with TestClient(started["app"]) as http:
         assert http.get("/v1/models").status_code == 401
         listed = http.get("/v1/models", headers={"authorization": "Bearer one"}).json()
     assert [model["id"] for model in listed["data"]] == ["m"]
+
+
+@pytest.mark.parametrize("place", ["taken", "70000", "no such host"])
+def test_an_address_that_cannot_be_had_is_said_before_anything_is_loaded(place):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host = "no.such.host.invalid" if place == "no such host" else "127.0.0.1"
+        port = 70000 if place == "70000" else other.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port {port}: cannot listen there"):
+            serve_decoder(lambda: pytest.fail("loaded"), host=host, port=port)

@@ -158,6 +158,8 @@ def test_unscored_reward_stops_too(make):
         {"mask_truncated_completions": True},
         {"temperature": 0.7},
         {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"generation_kwargs": {"top_p": 0.5}},
         {"top_k": 5},
         {"repetition_penalty": 1.2},
     ],
@@ -177,6 +179,14 @@ def test_plain_constraints_take_the_plan(make):
     )
     assert [c.cost_index for c in both.dual.constraints] == [0, 1]
     assert [c.multiplier for c in both.dual.constraints] == [1.0, 2.0]
+    named = [
+        PlannedConstraint(CVaR(0.25), d, 0.4, cost_index=k)
+        for d, k in ((0.0, 0), (1.0, 1), (2.0, 1))
+    ]
+    three = make(cost_funcs=[count_d, count_a], constraints=named)
+    assert three.dual.constraints == tuple(named)
+    with pytest.raises(InputError, match="1 constraints for 2 cost_funcs"):
+        make(cost_funcs=[count_d, count_a], constraints=[constraint], thresholds=0.4)
     with pytest.raises(InputError, match="thresholds is missing"):
         make(cost_funcs=count_d, constraints=[constraint])
     with pytest.raises(InputError, match="give cost_funcs"):

@@ -74,6 +74,11 @@ def test_refuses_what_has_no_units():
         calibrate_scores(np.zeros((5, 2)), np.ones((5, 2)))
     with pytest.raises(InputError, match="all alike"):
         calibrate_scores(np.zeros((50, 2)), np.zeros((50, 2)))
-    for knots, values in (([0.0], [1.0]), ([0.0, 1.0], [1.0, 0.5])):
+    nan, steps = float("nan"), [0.0, 1.0]
+    for knots, values in (
+        ([0.0], [1.0]),
+        (steps, [1.0, 0.5]),
+        (steps, [0.0, nan]),
+    ):
         with pytest.raises(InputError):
             ScoreMap(np.zeros(1), np.array(knots), np.array(values))

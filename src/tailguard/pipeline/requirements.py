@@ -1,0 +1,70 @@
+"""What a recipe must say for the stages that are asked of it, checked before the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from tailguard.config import FileData, Recipe
+from tailguard.errors import InputError
+
+
+def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
+    """Refuse a recipe that a stage hours away would refuse.
+
+    Args:
+        recipe: checked by itself.
+        stages: names of those that will run.
+
+    Raises:
+        InputError: something that one of them needs is not there; the key is named.
+    """
+    for stage, problem in _problems(recipe):
+        if stage in stages:
+            raise InputError(problem)
+
+
+def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The stage that a problem would stop, and what to do."""
+    if recipe.scorers.cost_model and recipe.scorers.pessimism > 0:
+        yield (
+            "bank",
+            "scorers.pessimism: set it to 0; a published cost_model is one member, whose doubt is"
+            " not known",
+        )
+    if not recipe.plan.targets and not recipe.plan.num_members:
+        yield "train", "plan.targets: none; name at least one policy to train, or num_members"
+    if recipe.policy.temperature != 1.0:
+        yield (
+            "train",
+            f"policy.temperature: {recipe.policy.temperature:g}; policies are trained at 1 only:"
+            " leave it at 1, or stop at plan",
+        )
+    for target in recipe.plan.targets:
+        if target.scope == "per_prompt" and recipe.train.num_steps:
+            yield (
+                "train",
+                f"plan.targets: '{target.name}' has scope per_prompt, which on-policy steps do not"
+                " know; set train.num_steps to 0 for distillation alone",
+            )
+    if not recipe.values.guided:
+        yield "fit-values", "values.guided: none; name a policy and the risk asked of its answers"
+    if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
+        yield (
+            "calibrate",
+            "decoding.pessimism: set it to 0; a published cost_model is one member, whose doubt is"
+            " not known",
+        )
+    if isinstance(recipe.data, FileData):
+        yield from _missing_files(recipe.data)
+
+
+def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
+    if not data.evaluation_prompts:
+        yield "evaluate", "data.evaluation_prompts: none; name a file of prompts to evaluate on"
+    for name in ("reward_pairs", "cost_pairs"):
+        if not getattr(data, name):
+            yield (
+                "evaluate",
+                f"data.{name}: none; the independent judge is fitted on a share of them"
+                " (data.judge_fraction)",
+            )

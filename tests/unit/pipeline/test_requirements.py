@@ -1,0 +1,66 @@
+"""A recipe that a later stage would refuse is refused before the first."""
+
+import pytest
+
+from tailguard.config import FileData, Recipe
+from tailguard.errors import InputError
+from tailguard.pipeline.chain import STAGES, run_chain
+from tailguard.pipeline.requirements import check_requirements
+
+TARGET = {"name": "a", "reduction": 0.5}
+GUIDED = {"policy": "a", "reduction": 0.5}
+COMPLETE = {"plan": {"targets": [TARGET]}, "values": {"guided": [GUIDED]}}
+
+
+def recipe(**sections):
+    return Recipe.model_validate(COMPLETE | sections)
+
+
+def test_a_complete_recipe_passes():
+    check_requirements(recipe(), STAGES)
+
+
+@pytest.mark.parametrize(
+    ("sections", "stage", "said"),
+    [
+        ({"plan": {}, "values": {}}, "train", "plan.targets: none"),
+        ({"values": {}}, "fit-values", "values.guided: none"),
+        ({"policy": {"temperature": 0.7}}, "train", "policy.temperature: 0.7"),
+        (
+            {"plan": {"targets": [TARGET | {"scope": "per_prompt"}]}},
+            "train",
+            "'a' has scope per_prompt",
+        ),
+        ({"scorers": {"cost_model": "org/cost"}}, "bank", "scorers.pessimism: set it to 0"),
+        (
+            {"scorers": {"cost_model": "org/cost", "pessimism": 0.0}},
+            "calibrate",
+            "decoding.pessimism: set it to 0",
+        ),
+        (
+            {"data": FileData(source="files", prompts=("p",), reward_pairs=("r",))},
+            "evaluate",
+            "data.evaluation_prompts: none",
+        ),
+        (
+            {
+                "data": FileData(
+                    source="files", prompts=("p",), reward_pairs=("r",), evaluation_prompts=("e",)
+                )
+            },
+            "evaluate",
+            "data.cost_pairs: none",
+        ),
+    ],
+)
+def test_what_a_stage_needs_is_asked_for_where_it_will_run(sections, stage, said, tmp_path):
+    asked = recipe(**sections)
+    with pytest.raises(InputError, match=said):
+        run_chain(asked, tmp_path / "out", until=stage)
+    assert not (tmp_path / "out").exists()
+    check_requirements(asked, {"prepare"})
+
+
+def test_distillation_alone_takes_a_per_prompt_target():
+    target = TARGET | {"scope": "per_prompt"}
+    check_requirements(recipe(plan={"targets": [target]}, train={"num_steps": 0}), STAGES)
