@@ -55,6 +55,9 @@ def map_side_by_side(
     pool = ProcessPoolExecutor(jobs, context, _start, (messages, max(1, threads // jobs)))
     try:
         futures = [pool.submit(function, silent_work, part) for part in parts]
+        # The pool learns of a process only when it is woken after the process has started; without
+        # one more call the last one could be killed unseen, and we would wait for ever.
+        pool.submit(int)
         finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in finished:
             future.result()  # the first error ends all

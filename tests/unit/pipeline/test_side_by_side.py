@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ def test_an_error_comes_back_whole_and_stops_the_other_part(work, two_threads, p
 def test_a_killed_process_is_told_in_a_line(work, two_threads):
     with pytest.raises(TailguardError, match="worker process was killed"):
         map_side_by_side(_fail, work, ["killed", "slow"])
+
+
+def test_a_process_that_starts_late_is_seen_to_be_killed(work, two_threads, monkeypatch):
+    spawn = ProcessPoolExecutor._spawn_process  # pyright: ignore[reportAttributeAccessIssue]
+
+    def slowly(pool):
+        time.sleep(0.5)
+        spawn(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", slowly)
+    with pytest.raises(TailguardError, match="worker process was killed"):
+        map_side_by_side(_fail, work, ["slow", "killed"])
 
 
 def _until(condition, seconds=60):
