@@ -131,7 +131,7 @@ class TestChain:
         assert shown["certified"] == (shown["risk_upper_bound"] <= shown["budget"])
 
     def test_infeasible_target_is_status_3(self, folder, capsys):
-        recipe = ("run", str(RECIPE), "--out", str(folder))
+        recipe = ("plan", str(RECIPE), "--out", str(folder))
         target = "plan.targets=[{name: strict, tail_mass: 0.25, budget: -99}]"
         assert run(*recipe, "--set", target, "--set", "values.guided=[]") == 3
         message = capsys.readouterr().err

@@ -143,7 +143,8 @@ def save_classifier(path: Path, num_labels: int):
 
 
 def published_models(path: Path) -> list[str]:
-    return [f"scorers.{kind}_model={path}" for kind in ("reward", "cost")] + ["data.cost_pairs=[]"]
+    models = [f"scorers.{kind}_model={path}" for kind in ("reward", "cost")]
+    return [*models, "scorers.pessimism=0.0", "data.cost_pairs=[]"]
 
 
 def test_published_scorers_are_taken_as_they_are(command, tmp_path, published):
