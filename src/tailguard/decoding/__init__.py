@@ -5,7 +5,7 @@ from tailguard.decoding.acceptance import (
     accepted,
     choose_acceptance_level,
 )
-from tailguard.decoding.answer import Answer, Draft, ScoreSummary, draft_answers, settle
+from tailguard.decoding.answer import Answer, Draft, ScoreSummary, draft_answers, settle_drafts
 from tailguard.decoding.blockwise import guide_responses
 from tailguard.decoding.decoder import Decoder, GuidedPolicy
 from tailguard.decoding.engine import Responses, sample_responses
@@ -53,5 +53,5 @@ __all__ = [
     "response_hidden_states",
     "response_log_probs",
     "sample_responses",
-    "settle",
+    "settle_drafts",
 ]

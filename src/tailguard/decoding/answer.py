@@ -86,9 +86,6 @@ class Draft:
         reward: of it.
         cost: of it; None where a score is not finite, and then it is never served.
         cost_bound: mean + pessimism·std of its cost; +inf where unavailable.
-        fallback_reward: of the fallback as an answer to this prompt.
-        fallback_cost: likewise.
-        fallback_bound: likewise.
         guided: how it was found.
     """
 
@@ -96,9 +93,6 @@ class Draft:
     reward: ScoreSummary | None
     cost: ScoreSummary | None
     cost_bound: float
-    fallback_reward: ScoreSummary | None
-    fallback_cost: ScoreSummary | None
-    fallback_bound: float
     guided: GuidedResponse
 
 
@@ -110,47 +104,74 @@ def draft_answers(
     cost_scorer: Scorer,
     reward_scorer: Scorer | None = None,
 ) -> list[Draft]:
-    """Score the surviving answers and the fallback, failing closed.
+    """Score the surviving answers, failing closed.
 
     Raises:
         InputError: a cost scorer of a single member beside pessimism > 0.
     """
-    best = [g.candidates[0].text if g.candidates else "" for g in guided]
+    texts = [g.candidates[0].text if g.candidates else "" for g in guided]
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
-
-    def summaries(scorer: Scorer | None, texts: Sequence[str], rows: Sequence[int]):  # noqa: ANN202
-        found = _score_closed(scorer, [prompts[i] for i in rows], [texts[i] for i in rows])
-        return dict(zip(rows, found, strict=True))
-
-    everything = range(len(prompts))
-    fallback = [setting.fallback] * len(prompts)
-    cost = summaries(cost_scorer, best, alive)
-    reward = summaries(reward_scorer, best, alive)
-    fallback_cost = summaries(cost_scorer, fallback, everything)
-    fallback_reward = summaries(reward_scorer, fallback, everything)
+    asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
+    cost = dict(zip(alive, _score_closed(cost_scorer, asked, given), strict=True))
+    reward = dict(zip(alive, _score_closed(reward_scorer, asked, given), strict=True))
     drafts: list[Draft] = []
     for i, g in enumerate(guided):
         known = cost.get(i) is not None and (reward_scorer is None or reward.get(i) is not None)
         own_cost = cost.get(i) if known else None
         drafts.append(
             Draft(
-                text=best[i],
+                text=texts[i],
                 reward=reward.get(i) if known else None,
                 cost=own_cost,
                 cost_bound=_upper_bound(own_cost, setting.pessimism),
-                fallback_reward=fallback_reward[i],
-                fallback_cost=fallback_cost[i],
-                fallback_bound=_upper_bound(fallback_cost[i], setting.pessimism),
                 guided=g,
             )
         )
     return drafts
 
 
-def settle(draft: Draft, setting: DecodingSetting, *, certified: bool = False) -> Answer:
-    """Serve the draft if its upper bound meets the acceptance level; else the fallback."""
-    accepted = draft.cost is not None and draft.cost_bound <= setting.acceptance_level
-    served = Answer(
+def settle_drafts(
+    prompts: Sequence[Prompt],
+    drafts: Sequence[Draft],
+    setting: DecodingSetting,
+    *,
+    cost_scorer: Scorer,
+    reward_scorer: Scorer | None = None,
+    certified: bool = False,
+) -> list[Answer]:
+    """Serve each draft whose upper bound meets the acceptance level, and else the fallback.
+
+    The fallback is scored as an answer to the prompts that get it, and to no others.
+
+    Raises:
+        InputError: a cost scorer of a single member beside pessimism > 0.
+    """
+    answers = [_served(draft, setting, certified) for draft in drafts]
+    withheld = [i for i, draft in enumerate(drafts) if not _accepted(draft, setting)]
+    asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
+    cost = _score_closed(cost_scorer, asked, given)
+    reward = _score_closed(reward_scorer, asked, given)
+    for place, i in enumerate(withheld):
+        answers[i] = replace(
+            answers[i],
+            text=setting.fallback,
+            abstained=True,
+            reason=_why_withheld(drafts[i], setting),
+            reward=reward[place],
+            cost=cost[place],
+            risk_upper_bound=_upper_bound(cost[place], setting.pessimism),
+            certified=certified and cost[place] is not None,
+            finished=True,
+        )
+    return answers
+
+
+def _accepted(draft: Draft, setting: DecodingSetting) -> bool:
+    return draft.cost is not None and draft.cost_bound <= setting.acceptance_level
+
+
+def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
+    return Answer(
         text=draft.text,
         abstained=False,
         reason="",
@@ -158,30 +179,20 @@ def settle(draft: Draft, setting: DecodingSetting, *, certified: bool = False) -
         cost=draft.cost,
         risk_upper_bound=draft.cost_bound,
         certified=certified,
-        finished=accepted and draft.guided.candidates[0].finished,
+        finished=bool(draft.guided.candidates) and draft.guided.candidates[0].finished,
         num_candidates=draft.guided.num_candidates,
         num_prompt_tokens=draft.guided.num_prompt_tokens,
         num_tokens_generated=draft.guided.num_tokens_generated,
         num_forward_passes=draft.guided.num_forward_passes,
     )
-    if accepted:
-        return served
-    reason = (
-        SCORE_UNAVAILABLE
-        if draft.cost is None
-        else f"upper bound on cost {draft.cost_bound:.4g} is above the acceptance level "
+
+
+def _why_withheld(draft: Draft, setting: DecodingSetting) -> str:
+    if draft.cost is None:
+        return SCORE_UNAVAILABLE
+    return (
+        f"upper bound on cost {draft.cost_bound:.4g} is above the acceptance level "
         f"{setting.acceptance_level:.4g}"
-    )
-    return replace(
-        served,
-        text=setting.fallback,
-        abstained=True,
-        reason=reason,
-        reward=draft.fallback_reward,
-        cost=draft.fallback_cost,
-        risk_upper_bound=draft.fallback_bound,
-        certified=certified and draft.fallback_cost is not None,
-        finished=True,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tailguard.data import Prompt
-from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle
+from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle_drafts
 from tailguard.decoding.blockwise import guide_responses
 from tailguard.decoding.guidance import Guidance
 from tailguard.decoding.pessimism import (
@@ -147,7 +147,7 @@ class Decoder:
         if max_candidates is not None and max_candidates != setting.max_candidates:
             setting, certified = replace(setting, max_candidates=max_candidates), False
         drafts = self.draft(prompts, setting, seed=seed)
-        return [settle(draft, setting, certified=certified) for draft in drafts]
+        return self.settle(prompts, drafts, setting, certified=certified)
 
     def draft(
         self,
@@ -181,6 +181,36 @@ class Decoder:
             setting,
             cost_scorer=self._cost_scorer,
             reward_scorer=self._reward_scorer,
+        )
+
+    def settle(
+        self,
+        prompts: Sequence[Prompt],
+        drafts: Sequence[Draft],
+        setting: DecodingSetting,
+        *,
+        certified: bool = False,
+    ) -> list[Answer]:
+        """Serve each draft that meets the setting's acceptance level, and else its fallback.
+
+        Args:
+            prompts: those of the drafts.
+            drafts: from `draft`.
+            setting: as there, at any acceptance level.
+            certified: whether a certificate covers the answers.
+
+        Raises:
+            InputError: another number of drafts than of prompts.
+        """
+        if len(prompts) != len(drafts):
+            raise InputError(f"drafts: {len(drafts)} for {len(prompts)} prompts; one for each")
+        return settle_drafts(
+            prompts,
+            drafts,
+            setting,
+            cost_scorer=self._cost_scorer,
+            reward_scorer=self._reward_scorer,
+            certified=certified,
         )
 
 

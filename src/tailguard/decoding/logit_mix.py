@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tailguard.decoding.stepping import FullPass, Rows, SinglePolicy, Step
+from tailguard.decoding.stepping import Reading, Rows, SinglePolicy, Step
 from tailguard.errors import InputError
 from tailguard.models.policy import EncodedPrompts, Policy
 
@@ -48,12 +48,6 @@ class LogitMix:
         rows = _MixRows([rows for rows, _ in opened], self._weights)
         return rows, rows.mix([step for _, step in opened])
 
-    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
-        """See `DecodingPolicy`."""
-        passes = [part.full_pass(sequences, num_positions) for part in self._parts]
-        hidden = torch.cat([p.hidden for p in passes], dim=-1)
-        return FullPass(_mix_logits([p.logits for p in passes], self._weights), hidden)
-
 
 class _MixRows:
     """Rows of every member in step."""
@@ -67,12 +61,16 @@ class _MixRows:
         return sum(part.num_passes for part in self._parts)
 
     def mix(self, steps: list[Step]) -> Step:
-        states = [step.hidden for step in steps if step.hidden is not None]
-        hidden = torch.cat(states, dim=-1) if states else None
+        hidden = _side_by_side([step.hidden for step in steps])
         return Step(_mix_logits([step.logits for step in steps], self._weights), hidden)
 
     def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
         return self.mix([part.step(token_ids, with_hidden=with_hidden) for part in self._parts])
+
+    def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
+        read = [part.read(token_ids, with_hidden=with_hidden) for part in self._parts]
+        hidden = _side_by_side([reading.hidden for reading in read])
+        return Reading(_mix_logits([reading.logits for reading in read], self._weights), hidden)
 
     def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
         for part in self._parts:
@@ -80,6 +78,11 @@ class _MixRows:
 
     def fork(self, rows: Tensor, max_new_tokens: int) -> _MixRows:
         return _MixRows([part.fork(rows, max_new_tokens) for part in self._parts], self._weights)
+
+
+def _side_by_side(hidden: list[Tensor | None]) -> Tensor | None:
+    states = [state for state in hidden if state is not None]
+    return torch.cat(states, dim=-1) if states else None
 
 
 def _mix_logits(logits: list[Tensor], weights: list[float]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -31,11 +31,20 @@ class Step(NamedTuple):
     hidden: Float[Tensor, "n hidden"] | None
 
 
-class FullPass(NamedTuple):
-    """Logits and final hidden states at the last positions of full sequences."""
+class Reading(NamedTuple):
+    """Predictions after each of several tokens that were appended at once.
 
-    logits: Float[Tensor, "n positions vocab"]
-    hidden: Float[Tensor, "n positions hidden"]
+    Attributes:
+        logits: of the token that follows each [n, tokens, vocab].
+        hidden: the final (post-norm) hidden states, where asked for.
+    """
+
+    logits: Float[Tensor, "n tokens vocab"]
+    hidden: Float[Tensor, "n tokens hidden"] | None
+
+    def last(self) -> Step:
+        """What stands after the newest token."""
+        return Step(self.logits[:, -1], None if self.hidden is None else self.hidden[:, -1])
 
 
 @runtime_checkable
@@ -49,6 +58,10 @@ class Rows(Protocol):
 
     def step(self, token_ids: Int[Tensor, " n"], *, with_hidden: bool = False) -> Step:
         """Append one token to each row."""
+        ...
+
+    def read(self, token_ids: Int[Tensor, "n tokens"], *, with_hidden: bool = False) -> Reading:
+        """Append several tokens to each row in one pass."""
         ...
 
     def gather(self, rows: Int[Tensor, " m"], *, shared_tokens: int | None = None) -> None:
@@ -79,10 +92,6 @@ class DecodingPolicy(Protocol):
         """Read the prompts in one pass; room is made for so many tokens."""
         ...
 
-    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
-        """Read whole sequences; predictions at their last ``num_positions`` positions."""
-        ...
-
 
 class SinglePolicy:
     """One causal LM."""
@@ -103,26 +112,18 @@ class SinglePolicy:
     ) -> tuple[Rows, Step]:
         """See `DecodingPolicy`."""
         rows = _CachedRows.empty(self, prompts, max_new_tokens)
-        return rows, rows.append(prompts.token_ids, with_hidden=with_hidden)
-
-    def full_pass(self, sequences: EncodedPrompts, num_positions: int) -> FullPass:
-        """See `DecodingPolicy`."""
-        mask = None if bool(sequences.mask.all()) else sequences.mask
-        logits, hidden = self.call(
-            sequences.token_ids, mask, _positions(mask), None, num_positions, with_hidden=True
-        )
-        return FullPass(logits, cast(Tensor, hidden))
+        return rows, rows.append(prompts.token_ids, 1, with_hidden=with_hidden).last()
 
     def call(
         self,
         token_ids: Tensor,
         mask: Tensor | None,
         positions: Tensor | None,
-        cache: RowCache | None,
+        cache: RowCache,
         num_positions: int,
         *,
         with_hidden: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Reading:
         """One model call; logits and hidden states at the last ``num_positions`` positions."""
         extra: dict[str, Any] = {}
         if positions is not None and self._takes_positions:
@@ -134,12 +135,12 @@ class SinglePolicy:
         output = self.policy.model(
             input_ids=token_ids,
             attention_mask=mask,
-            past_key_values=None if cache is None else cache.past,
-            use_cache=cache is not None,
+            past_key_values=cache.past,
+            use_cache=True,
             **extra,
         )
         hidden = output.hidden_states[-1][:, -num_positions:] if with_hidden else None
-        return output.logits[:, -num_positions:], hidden
+        return Reading(output.logits[:, -num_positions:], hidden)
 
 
 class _CachedRows:
@@ -174,26 +175,28 @@ class _CachedRows:
         mask = None if bool(prompts.mask.all()) else _extend(prompts.mask, capacity)
         return cls(policy, cache, mask, num_prompt_positions, 0)
 
-    def append(self, token_ids: Tensor, *, with_hidden: bool) -> Step:
-        """Read [n, t] more tokens."""
+    def append(self, token_ids: Tensor, num_positions: int, *, with_hidden: bool) -> Reading:
+        """Read [n, t] more tokens; predictions at the last ``num_positions`` of them."""
         start, self._length = self._length, self._length + token_ids.shape[1]
         mask = self._mask
         if mask is not None and self._length > mask.shape[1]:
             self._mask = mask = _extend(mask, 2 * self._length)
             self._positions = _positions(mask)
-        logits, hidden = self._policy.call(
+        self.num_passes += 1
+        return self._policy.call(
             token_ids,
             None if mask is None else mask[:, : self._length],
             None if self._positions is None else self._positions[:, start : self._length],
             self._cache,
-            1,
+            num_positions,
             with_hidden=with_hidden,
         )
-        self.num_passes += 1
-        return Step(logits[:, 0], None if hidden is None else hidden[:, 0])
 
     def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
-        return self.append(token_ids[:, None], with_hidden=with_hidden)
+        return self.append(token_ids[:, None], 1, with_hidden=with_hidden).last()
+
+    def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
+        return self.append(token_ids, token_ids.shape[1], with_hidden=with_hidden)
 
     def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
         shared = 0 if shared_tokens is None else self._num_prompt_positions + shared_tokens

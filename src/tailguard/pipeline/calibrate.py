@@ -15,6 +15,7 @@ from tailguard.config import Recipe
 from tailguard.data import Prompt
 from tailguard.data.table import write_table
 from tailguard.decoding import (
+    Answer,
     CalibratedProfile,
     Certificate,
     Decoder,
@@ -23,12 +24,13 @@ from tailguard.decoding import (
     GuidedPolicy,
     prompt_seeds,
 )
-from tailguard.decoding.acceptance import AcceptanceChoice, accepted, choose_acceptance_level
+from tailguard.decoding.acceptance import choose_acceptance_level
 from tailguard.models.process_heads import ProcessHeads
 from tailguard.pipeline.decoder_files import DECODER_NAME, DecoderFile
 from tailguard.pipeline.fit_values import HEADS_NAME, GuidedPlan, read_guided
 from tailguard.pipeline.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.scoring import load_scorer_pair
+from tailguard.pipeline.side_by_side import map_side_by_side
 from tailguard.pipeline.sources import model_hashes
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_directories
@@ -52,42 +54,10 @@ def _inputs(recipe: Recipe) -> dict[str, str]:
 
 
 def _build(work: Work) -> dict[str, Any]:
-    recipe, prepared = work.recipe, work.parents["prepare"]
-    calibrate, certify = read_split(prepared, "calibrate"), read_split(prepared, "certify")
     plans = read_guided(work.parents["fit-values"])
-    policies = {plan.policy: _guided_policy(work, plan.policy) for plan in plans}
-    scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
-    drafting = Decoder(
-        policies,
-        [_profile(plan, recipe, np.inf) for plan in plans],
-        cost_scorer=scorers.cost.scorer,
-        batch_size=recipe.bank.batch_size,
-    )
-    profiles: list[CalibratedProfile] = []
-    certificates: list[dict[str, Any]] = []
-    # Certificates hold together: each is made at a share of what may go wrong (a union bound).
-    confidence = 1.0 - (1.0 - recipe.decoding.confidence) / max(len(plans), 1)
-    for plan in plans:
-        name = f"{plan.policy} ≤ {plan.budget:.3g}"
-        draft = _drafter(drafting, _profile(plan, recipe, np.inf).setting, work, name)
-        bound = recipe.scorers.cost_bound
-        by_certificate = recipe.decoding.accept_by == "certificate"
-        choice = _choose(
-            draft(calibrate, "calibrate"),
-            plan,
-            bound,
-            confidence,
-            len(certify) if by_certificate else None,
-        )
-        held = draft(certify, "certify")
-        certificate = _certify(held, plan, choice, bound, confidence)
-        profiles.append(_profile(plan, recipe, choice.level, certificate))
-        certificates.append(
-            {"policy": plan.policy, "tail_mass": plan.tail_mass, "budget": plan.budget}
-            | asdict(certificate)
-            | {"certified": profiles[-1].covers(plan.budget), "choice": asdict(choice)}
-            | _intervention(held, choice)
-        )
+    made = map_side_by_side(_calibrate, work, plans)
+    profiles = [profile for profile, _ in made]
+    certificates = [certificate for _, certificate in made]
     _write(work, plans, profiles, certificates)
     return {"certificates": certificates}
 
@@ -121,80 +91,77 @@ def draft_in_parts(
     return drafts
 
 
-def served_costs(drafts: Sequence[Draft], level: float, bound: float) -> np.ndarray:
-    """Pessimistic cost of what is served at an acceptance level, [prompts], at most ``bound``.
+def served_costs(answers: Sequence[Answer], bound: float) -> np.ndarray:
+    """Pessimistic cost of what is served, [prompts], at most ``bound``.
 
     A fallback without a score counts as the worst there can be.
     """
-    costs, fallbacks = _costs(drafts)
-    return np.minimum(np.where(accepted(costs, level), costs, fallbacks), bound)
+    return np.minimum([answer.risk_upper_bound for answer in answers], bound)
 
 
-def _costs(drafts: Sequence[Draft]) -> tuple[np.ndarray, np.ndarray]:
-    return (
-        np.array([draft.cost_bound for draft in drafts]),
-        np.array([draft.fallback_bound for draft in drafts]),
+def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[str, Any]]:
+    """The acceptance level, chosen on some prompts and certified on others."""
+    recipe, prepared = work.recipe, work.parents["prepare"]
+    bound = recipe.scorers.cost_bound
+    drafting = _profile(plan, recipe, np.inf)
+    decoder = Decoder(
+        {plan.policy: _guided_policy(work, plan.policy)},
+        [drafting],
+        cost_scorer=load_scorer_pair(work.parents["fit-scorers"], recipe.scorers).cost.scorer,
+        batch_size=recipe.bank.batch_size,
     )
+    # Certificates hold together: each is made at a share of what may go wrong (a union bound).
+    num_plans = len(read_guided(work.parents["fit-values"]))
+    confidence = 1.0 - (1.0 - recipe.decoding.confidence) / num_plans
 
+    def draft(split: str) -> tuple[list[Prompt], list[Draft]]:
+        prompts = read_split(prepared, split)
+        return prompts, draft_in_parts(
+            decoder,
+            prompts,
+            drafting.setting,
+            seed=work.seed(split),
+            on_progress=work.steps(f"{split}: {plan.policy} ≤ {plan.budget:.3g}"),
+        )
 
-def _drafter(
-    decoder: Decoder, setting: DecodingSetting, work: Work, name: str
-) -> Callable[[Sequence[Prompt], str], list[Draft]]:
-    return lambda prompts, purpose: draft_in_parts(
-        decoder,
-        prompts,
-        setting,
-        seed=work.seed(purpose),
-        on_progress=work.steps(f"{purpose}: {name}"),
-    )
-
-
-def _choose(
-    drafts: Sequence[Draft],
-    plan: GuidedPlan,
-    bound: float,
-    confidence: float,
-    num_certification: int | None,
-) -> AcceptanceChoice:
-    costs, fallbacks = _costs(drafts)
-    return choose_acceptance_level(
+    prompts, drafts = draft("calibrate")
+    costs = np.array([draft.cost_bound for draft in drafts])
+    withhold_all = _profile(plan, recipe, -np.inf).setting
+    by_certificate = recipe.decoding.accept_by == "certificate"
+    choice = choose_acceptance_level(
         np.minimum(costs, bound),
         costs,
-        np.minimum(fallbacks, bound),
+        served_costs(decoder.settle(prompts, drafts, withhold_all), bound),
         measure=CVaR(plan.tail_mass),
         budget=plan.budget,
         largest_cost=bound,
         confidence=confidence,
-        num_certification=num_certification,
+        num_certification=len(read_split(prepared, "certify")) if by_certificate else None,
     )
-
-
-def _certify(
-    drafts: Sequence[Draft],
-    plan: GuidedPlan,
-    choice: AcceptanceChoice,
-    bound: float,
-    confidence: float,
-) -> Certificate:
+    prompts, drafts = draft("certify")
+    answers = decoder.settle(prompts, drafts, _profile(plan, recipe, choice.level).setting)
     risk = cvar_upper_bound(
-        served_costs(drafts, choice.level, bound),
+        served_costs(answers, bound),
         plan.tail_mass,
         choice.threshold,
         upper=bound,
         confidence=confidence,
     )
-    return Certificate(float(risk), confidence, len(drafts))
+    certificate = Certificate(float(risk), confidence, len(answers))
+    profile = _profile(plan, recipe, choice.level, certificate)
+    described = {"policy": plan.policy, "tail_mass": plan.tail_mass, "budget": plan.budget}
+    described |= asdict(certificate) | {"choice": asdict(choice)}
+    described |= {"certified": profile.covers(plan.budget)} | _intervention(drafts, answers)
+    return profile, described
 
 
-def _intervention(drafts: Sequence[Draft], choice: AcceptanceChoice) -> dict[str, float | None]:
+def _intervention(drafts: Sequence[Draft], answers: Sequence[Answer]) -> dict[str, float | None]:
     """How often the decoder abstains, and on how many of the answers that the scorer calls safe."""
-    costs, _ = _costs(drafts)
-    keep = accepted(costs, choice.level)
-    means = np.array([np.inf if d.cost is None else d.cost.mean for d in drafts])
-    safe = means <= 0
+    abstained = np.array([answer.abstained for answer in answers])
+    safe = np.array([draft.cost is not None and draft.cost.mean <= 0 for draft in drafts])
     return {
-        "abstained": float(1.0 - keep.mean()),
-        "abstained_given_safe": float((~keep[safe]).mean()) if safe.any() else None,
+        "abstained": float(abstained.mean()),
+        "abstained_given_safe": float(abstained[safe].mean()) if safe.any() else None,
     }
 
 

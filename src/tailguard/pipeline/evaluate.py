@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ from tailguard.artifacts import read_json, write_json
 from tailguard.config import FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
-from tailguard.decoding import sample_responses, settle
+from tailguard.decoding import CalibratedProfile, sample_responses
 from tailguard.errors import InputError
 from tailguard.evaluation.metrics import TailMetrics, tail_metrics
 from tailguard.evaluation.rates import rate_interval
 from tailguard.pipeline.bank import score_in_parts
 from tailguard.pipeline.calibrate import CERTIFICATES_NAME, draft_in_parts
-from tailguard.pipeline.decoder_files import guided_names, load_decoder
+from tailguard.pipeline.decoder_files import (
+    DECODER_NAME,
+    DecoderFile,
+    guided_names,
+    load_decoder,
+)
 from tailguard.pipeline.judging import Judge, build_judge, require_judge
 from tailguard.pipeline.plan import read_plan
 from tailguard.pipeline.prepare import read_split
-from tailguard.pipeline.scoring import ScorerPair, load_scorer_pair
+from tailguard.pipeline.scoring import load_scorer_pair
+from tailguard.pipeline.side_by_side import map_side_by_side
 from tailguard.pipeline.sources import model_hashes
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import load_trained
@@ -53,12 +60,20 @@ class AnswerSet:
 
 
 @dataclass(frozen=True)
-class _Setting:
+class _Asked:
+    """The prompts of the evaluation: those of the tail, then those that are only benign."""
+
     prompts: list[Prompt]
     in_sample: np.ndarray  # which prompts the tail is measured on
     benign: np.ndarray  # which prompts deserve an answer
-    judge: Judge
-    scorers: ScorerPair
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What a policy or a decoder answered, and what the training scorers say of it."""
+
+    answers: AnswerSet
+    scores: dict[str, np.ndarray]
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -70,32 +85,37 @@ def _inputs(recipe: Recipe) -> dict[str, str]:
 
 
 def _build(work: Work) -> dict[str, Any]:
-    setting = _setting(work)
+    asked = _asked(work)
+    judge = require_judge(build_judge(work))
     plan, targets = read_plan(work.parents["plan"])
-    names = ["base", *(target.name for target in targets)]
+    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
+    plain = ["base", *(target.name for target in targets)]
+    guided = guided_names(profiles)
+    # Decoders take longest: first.
+    parts: list[str | int] = [*range(len(guided)), *plain]
+    made = map_side_by_side(_answer, work, parts)
+    answered = dict(zip([*guided, *plain], made, strict=True))
+    described = _described(plan, profiles)
     rows: list[dict[str, Any]] = []
     costs: dict[str, np.ndarray] = {}
-    answers: dict[str, AnswerSet] = {}
-    for name in names:
-        answers[name] = _plain(work, name, setting)
-    answers |= _guided(work, setting)
-    described = _described(work, plan)
-    for name, given in answers.items():
-        row, costs[name] = _row(work, name, given, setting)
+    for name in [*plain, *guided]:
+        row, costs[name] = _row(work, name, answered[name], asked, judge)
         rows.append(row | described.get(name, {}))
-        work.progress("evaluate: judging", len(rows), len(answers))
+        work.progress("evaluate: judging", len(rows), len(answered))
     write_table(work.directory / COSTS_NAME, costs)
     write_json(
         work.directory / RECORD_NAME,
         {
             "judge": {
-                "name": setting.judge.name,
-                **setting.judge.figures,
+                "name": judge.name,
+                **judge.figures,
             },
-            "num_prompts": int(setting.in_sample.sum()),
-            "num_benign": int(setting.benign.sum()),
+            "num_prompts": int(asked.in_sample.sum()),
+            "num_benign": int(asked.benign.sum()),
             "rows": rows,
-            "examples": _examples(work, setting, answers),
+            "examples": _examples(
+                work, asked, judge, {name: answered[name].answers for name in [*plain, *guided]}
+            ),
             "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
         },
     )
@@ -118,30 +138,40 @@ def read_record(directory: Path) -> dict[str, Any]:
     return read_json(directory / RECORD_NAME)
 
 
-def _setting(work: Work) -> _Setting:
+def _asked(work: Work) -> _Asked:
     evaluate = read_split(work.parents["prepare"], "evaluate")
     if not evaluate:
         raise InputError("data.evaluation_prompts: none; name a file of prompts to evaluate on")
     evaluate = evaluate[: work.recipe.evaluate.num_prompts or None]
     benign = {prompt_id(p): p for p in read_split(work.parents["prepare"], "benign")}
-    asked = {prompt_id(p) for p in evaluate}
+    taken = {prompt_id(p) for p in evaluate}
     sandbox = not isinstance(work.recipe.data, FileData)  # there, benign prompts are among these
-    extra = [] if sandbox else [p for key, p in benign.items() if key not in asked]
+    extra = [] if sandbox else [p for key, p in benign.items() if key not in taken]
     prompts = [*evaluate, *extra]
-    return _Setting(
+    return _Asked(
         prompts=prompts,
         in_sample=np.arange(len(prompts)) < len(evaluate),
         benign=np.array([prompt_id(p) in benign for p in prompts]),
-        judge=require_judge(build_judge(work)),
-        scorers=load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers),
     )
 
 
-def _plain(work: Work, name: str, setting: _Setting) -> AnswerSet:
+def _answer(work: Work, part: str | int) -> _Answered:
+    """Answers of a plain policy by its name, or of a guided decoder by its number."""
+    prompts = _asked(work).prompts
+    answers = _plain(work, part, prompts) if isinstance(part, str) else _guided(work, part, prompts)
+    scorers = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
+    what = part if isinstance(part, str) else f"decoder {part + 1}"
+    return _Answered(
+        answers,
+        score_in_parts(scorers, prompts, answers.texts, work.steps(f"evaluate: scoring {what}")),
+    )
+
+
+def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
     policy = load_trained(work.recipe, work.parents["train"], name)
     drawn = sample_responses(
         policy,
-        setting.prompts,
+        prompts,
         max_new_tokens=work.recipe.policy.max_new_tokens,
         temperature=work.recipe.policy.temperature,
         generator=torch.Generator().manual_seed(work.seed("evaluate")),
@@ -153,38 +183,35 @@ def _plain(work: Work, name: str, setting: _Setting) -> AnswerSet:
     return AnswerSet(drawn.texts, num_tokens, num_tokens, np.zeros(num, bool), [""] * num)
 
 
-def _guided(work: Work, setting: _Setting) -> dict[str, AnswerSet]:
+def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
     decoder = load_decoder(work.parents["calibrate"], batch_size=work.recipe.bank.batch_size)
-    found: dict[str, AnswerSet] = {}
-    for name, profile in zip(guided_names(decoder.profiles), decoder.profiles, strict=True):
-        drafts = draft_in_parts(
-            decoder,
-            setting.prompts,
-            profile.setting,
-            seed=work.seed("evaluate"),
-            on_progress=work.steps(f"evaluate: {name}"),
-        )
-        answers = [settle(draft, profile.setting) for draft in drafts]
-        found[name] = AnswerSet(
-            texts=[answer.text for answer in answers],
-            num_tokens=np.array([answer.num_tokens_generated for answer in answers]),
-            num_passes=np.array([answer.num_forward_passes for answer in answers]),
-            abstained=np.array([answer.abstained for answer in answers]),
-            reasons=[answer.reason for answer in answers],
-        )
-    return found
+    setting = decoder.profiles[number].setting
+    drafts = draft_in_parts(
+        decoder,
+        prompts,
+        setting,
+        seed=work.seed("evaluate"),
+        on_progress=work.steps(f"evaluate: {guided_names(decoder.profiles)[number]}"),
+    )
+    answers = decoder.settle(prompts, drafts, setting)
+    return AnswerSet(
+        texts=[answer.text for answer in answers],
+        num_tokens=np.array([answer.num_tokens_generated for answer in answers]),
+        num_passes=np.array([answer.num_forward_passes for answer in answers]),
+        abstained=np.array([answer.abstained for answer in answers]),
+        reasons=[answer.reason for answer in answers],
+    )
 
 
 def _row(
-    work: Work, name: str, given: AnswerSet, setting: _Setting
+    work: Work, name: str, answered: _Answered, asked: _Asked, judge: Judge
 ) -> tuple[dict[str, Any], np.ndarray]:
-    keep = setting.in_sample
-    reward, cost = setting.judge.score(setting.prompts, given.texts)
-    scored = score_in_parts(setting.scorers, setting.prompts, given.texts, lambda done, total: None)
+    keep, given, scored = asked.in_sample, answered.answers, answered.scores
+    reward, cost = judge.score(asked.prompts, given.texts)
     generator = work.numpy_generator("intervals")
     judged = tail_metrics(reward[keep], cost[keep], generator=generator)
     trained_on = tail_metrics(scored["reward"][keep], scored["cost"][keep], generator=generator)
-    refused = np.array([setting.judge.is_refusal(text) for text in given.texts]) | given.abstained
+    refused = np.array([judge.is_refusal(text) for text in given.texts]) | given.abstained
     row: dict[str, Any] = {
         "name": name,
         "metrics": _flat(judged),
@@ -193,8 +220,8 @@ def _row(
         "forward_passes": float(given.num_passes[keep].mean()),
         "abstained_rate": float(given.abstained[keep].mean()),
     }
-    if setting.benign.any():
-        benign = refused[setting.benign]
+    if asked.benign.any():
+        benign = refused[asked.benign]
         row["metrics"]["benign_refusals"] = asdict(rate_interval(int(benign.sum()), benign.size))
     return row, cost[keep]
 
@@ -210,7 +237,9 @@ def _flat(metrics: TailMetrics) -> dict[str, Any]:
     }
 
 
-def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _described(
+    plan: dict[str, Any], profiles: Sequence[CalibratedProfile]
+) -> dict[str, dict[str, Any]]:
     """What each row is: its kind and what was asked of it."""
     found: dict[str, dict[str, Any]] = {"base": {"kind": "base", "target": "reference policy"}}
     for target in plan["targets"]:
@@ -230,7 +259,6 @@ def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "tail_mass": target["tail_mass"],
             "budget": target["budget"],
         }
-    profiles = load_decoder(work.parents["calibrate"]).profiles
     for name, profile in zip(guided_names(profiles), profiles, strict=True):
         found[name] = {
             "kind": "guided",
@@ -243,19 +271,21 @@ def _described(work: Work, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _examples(work: Work, setting: _Setting, answers: dict[str, AnswerSet]) -> list[dict[str, Any]]:
+def _examples(
+    work: Work, asked: _Asked, judge: Judge, answers: dict[str, AnswerSet]
+) -> list[dict[str, Any]]:
     """The prompts on which the reference policy did worst and some at random."""
     num = work.recipe.evaluate.num_examples
-    _, base_cost = setting.judge.score(setting.prompts, answers["base"].texts)
+    _, base_cost = judge.score(asked.prompts, answers["base"].texts)
     worst = np.argsort(-base_cost)[: (num + 1) // 2]
-    some = work.numpy_generator("examples").permutation(len(setting.prompts))[: num // 2]
+    some = work.numpy_generator("examples").permutation(len(asked.prompts))[: num // 2]
     shown: list[int] = list(dict.fromkeys([*worst.tolist(), *some.tolist()]))
-    asked = [setting.prompts[i] for i in shown]
+    prompts = [asked.prompts[i] for i in shown]
     listed: list[dict[str, Any]] = [
-        {"prompt": p if isinstance(p, str) else json.dumps(p), "answers": []} for p in asked
+        {"prompt": p if isinstance(p, str) else json.dumps(p), "answers": []} for p in prompts
     ]
     for name, given in answers.items():
-        reward, cost = setting.judge.score(asked, [given.texts[i] for i in shown])
+        reward, cost = judge.score(prompts, [given.texts[i] for i in shown])
         for place, i in enumerate(shown):
             listed[place]["answers"].append(
                 {

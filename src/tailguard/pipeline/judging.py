@@ -72,6 +72,7 @@ def judge_name(recipe: Recipe) -> str:
 
 
 def _fitted_judge(work: Work) -> Judge | None:
+    from tailguard.evaluation.embedding import SentenceEncoder
     from tailguard.evaluation.judge import fit_judge
     from tailguard.evaluation.refusal import is_refusal
     from tailguard.pipeline.fit_scorers import to_pairs
@@ -85,6 +86,7 @@ def _fitted_judge(work: Work) -> Judge | None:
     }
     if not all(rows.values()):
         return None
+    encoder = SentenceEncoder()  # of both, so that each text is read once
     fitted: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for kind in ("reward", "cost"):
@@ -93,7 +95,7 @@ def _fitted_judge(work: Work) -> Judge | None:
             for role in ("judge-train", "judge-validate")
         )
         fitted[kind], figures[kind] = fit_judge(
-            train, held, kind=kind, on_progress=work.steps(f"judge of {kind}")
+            train, held, kind=kind, encoder=encoder, on_progress=work.steps(f"judge of {kind}")
         )
     return Judge(
         name=judge_name(work.recipe),

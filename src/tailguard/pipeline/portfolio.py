@@ -12,6 +12,7 @@ from tailguard.config import Recipe
 from tailguard.decoding import response_log_probs
 from tailguard.pipeline.bank import BANK_NAME, read_bank
 from tailguard.pipeline.plan import frontier_profiles
+from tailguard.pipeline.side_by_side import map_side_by_side
 from tailguard.pipeline.sources import model_hashes
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import load_trained, policy_directories
@@ -34,12 +35,9 @@ def _build(work: Work) -> dict[str, Any]:
     settings = work.recipe.plan
     bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
     names = list(policy_directories(work.parents["train"]))
-    ratios = np.stack(
-        [
-            _log_ratios(work, name, columns, bank.reward.shape, number, len(names))
-            for number, name in enumerate(names)
-        ]
-    )
+    log_probs = np.stack(map_side_by_side(_log_probs, work, names))
+    reference = np.asarray(columns["log_prob"], dtype=np.float64)
+    ratios = (log_probs - reference).reshape(len(names), *bank.reward.shape)
     first = np.arange(bank.num_prompts) % 2 == 0
     profiles = frontier_profiles(bank.take(first), settings.tail_masses, settings.num_budgets)
     fitted = refit(bank.take(first), ratios[:, first], profiles, kl_coef=settings.kl_coef)
@@ -65,23 +63,15 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage("portfolio", "Portfolio", 1, ("bank", "plan", "train"), _config, _inputs, _build)
 
 
-def _log_ratios(
-    work: Work,
-    name: str,
-    columns: dict[str, list[Any]],
-    shape: tuple[int, ...],
-    number: int,
-    total: int,
-) -> np.ndarray:
-    """Log π_k/π_ref of every answer in the bank, [prompts, samples]."""
-    policy = load_trained(work.recipe, work.parents["train"], name)
+def _log_probs(work: Work, name: str) -> np.ndarray:
+    """Log π_k of every answer in the bank, [answers]."""
+    _, columns = read_bank(work.parents["bank"] / BANK_NAME)
     log_probs = response_log_probs(
-        policy,
+        load_trained(work.recipe, work.parents["train"], name),
         [json.loads(prompt) for prompt in columns["prompt"]],
         columns["token_ids"],
         temperature=work.recipe.policy.temperature,
         batch_size=64,
     )
-    work.progress("portfolio: measuring policies", number + 1, total)
-    reference = np.asarray(columns["log_prob"], dtype=np.float64)
-    return (log_probs.double().numpy() - reference).reshape(shape)
+    work.progress(f"portfolio: measuring {name}", 1, 1)
+    return log_probs.double().numpy()

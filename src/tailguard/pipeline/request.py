@@ -69,9 +69,13 @@ def certify_decoder(
     drafts = draft_in_parts(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
     )
-    costs = served_costs(drafts, profile.setting.acceptance_level, content.cost_bound)
+    answers = decoder.settle(prompts, drafts, profile.setting)
     bound = cvar_upper_bound(
-        costs, tail_mass, threshold, upper=content.cost_bound, confidence=confidence
+        served_costs(answers, content.cost_bound),
+        tail_mass,
+        threshold,
+        upper=content.cost_bound,
+        confidence=confidence,
     )
     return {
         "measure": "cvar",
@@ -81,8 +85,5 @@ def certify_decoder(
         "confidence": confidence,
         "certified": bound <= profile.budget,
         "num_prompts": len(prompts),
-        "abstained": float(
-            sum(not d.cost_bound <= profile.setting.acceptance_level for d in drafts)
-        )
-        / len(drafts),
+        "abstained": sum(answer.abstained for answer in answers) / len(answers),
     }

@@ -15,7 +15,6 @@ from tailguard.decoding import (
     GuidedPolicy,
     match_profile,
     name_measure,
-    settle,
 )
 from tailguard.errors import InfeasibleError, InputError, ScoreError
 from tailguard.models.process_heads import ProcessHeads
@@ -113,7 +112,33 @@ def test_an_answer_is_served_exactly_when_its_bound_meets_the_level(policy, head
     drafts = decoder(policy, heads).draft(PROMPTS * 10, SETTING, seed=1)
     for draft, answer in zip(drafts, answers, strict=True):
         assert answer.abstained == (draft.cost_bound > SETTING.acceptance_level)
-        assert answer == settle(draft, SETTING)
+    assert answers == decoder(policy, heads).settle(PROMPTS * 10, drafts, SETTING)
+    with pytest.raises(InputError, match="39 for 40 prompts"):
+        decoder(policy, heads).settle(PROMPTS * 10, drafts[1:], SETTING)
+
+
+class RecordingScorer(CountingScorer):
+    """Remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def score(self, prompts, responses):
+        self.asked += zip(prompts, responses, strict=True)
+        return super().score(prompts, responses)
+
+
+def test_the_fallback_is_scored_for_the_prompts_that_get_it_and_no_others(policy, heads):
+    scorer = RecordingScorer()
+    answers = decoder(policy, heads, cost=scorer).generate(PROMPTS * 10, seed=1)
+    withheld = [
+        (prompt, FALLBACK)
+        for prompt, answer in zip(PROMPTS * 10, answers, strict=True)
+        if answer.abstained
+    ]
+    assert 0 < len(withheld) < len(answers)
+    assert scorer.asked[len(answers) :] == withheld
 
 
 def test_counts_are_those_of_guidance(policy, heads):

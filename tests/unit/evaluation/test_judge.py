@@ -150,3 +150,7 @@ def test_minilm_places_meanings_together_whatever_the_batch():
     np.testing.assert_array_equal(vectors[1], vectors[3])
     together = embedding.SentenceEncoder(batch_tokens=4096).encode(texts)
     np.testing.assert_allclose(vectors, together, atol=1e-5)
+    read = []
+    encoder._model.register_forward_hook(lambda model, given, made: read.append(made))
+    np.testing.assert_array_equal(encoder.encode([*texts[::-1], texts[0]])[::-1][1:], vectors)
+    assert read == []  # all of them are remembered

@@ -1,10 +1,18 @@
 """Which costs a certificate bounds, and what tables call the decoders that have one."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from tailguard.decoding import CalibratedProfile, DecodingSetting, Draft
+from tailguard.decoding import (
+    CalibratedProfile,
+    DecodingSetting,
+    Draft,
+    ScoreSummary,
+    settle_drafts,
+)
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.errors import InputError
 from tailguard.pipeline.calibrate import served_costs
@@ -25,16 +33,39 @@ SETTING = DecodingSetting(
 )
 
 
-def drafts(*bounds):
+class Fallbacks:
+    """The cost of the fallback, by the prompt's number; NaN for no score."""
+
+    costs = (-1.0, -1.0, -1.0, -0.5, math.nan)
+
+    def score(self, prompts, responses):
+        assert set(responses) <= {SETTING.fallback}
+        return np.array([[self.costs[int(prompt)]] * 2 for prompt in prompts])
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (0.5, [0.2, -1.0, -1.0, -0.5, 4.0]),
+        (math.inf, [0.2, 0.6, 4.0, -0.5, 4.0]),
+        (-math.inf, [-1.0, -1.0, -1.0, -0.5, 4.0]),
+    ],
+)
+def test_what_is_served_at_a_level_counts_and_never_more_than_the_declared_bound(level, expected):
     guided = GuidedResponse((), False, 1, 1, 0, 0)
-    return [Draft("", None, None, cost, None, None, back, guided) for cost, back in bounds]
-
-
-def test_what_is_served_at_a_level_counts_and_never_more_than_the_declared_bound():
-    given = drafts((0.2, -1.0), (0.6, -1.0), (9.0, -1.0), (math.inf, -0.5), (math.inf, math.inf))
-    assert served_costs(given, 0.5, 4.0).tolist() == [0.2, -1.0, -1.0, -0.5, 4.0]
-    assert served_costs(given, math.inf, 4.0).tolist() == [0.2, 0.6, 4.0, -0.5, 4.0]
-    assert served_costs(given, -math.inf, 4.0).tolist() == [-1.0, -1.0, -1.0, -0.5, 4.0]
+    drafts = [
+        Draft("", None, None, math.inf, guided)
+        if cost is None
+        else Draft("", None, ScoreSummary(cost, 0.0, {}), cost, guided)
+        for cost in (0.2, 0.6, 9.0, None, None)
+    ]
+    answers = settle_drafts(
+        [str(i) for i in range(5)],
+        drafts,
+        replace(SETTING, acceptance_level=level),
+        cost_scorer=Fallbacks(),
+    )
+    assert served_costs(answers, 4.0).tolist() == expected
 
 
 def names(*profiles):
