@@ -42,7 +42,9 @@ def generate(
             "--token-price: decoders of this version draw all their candidates and cannot weigh"
             " tokens yet; leave it out and lower --max-candidates instead"
         )
-    from tailguard.pipeline import load_decoder, quiet_libraries, request_measure
+    from tailguard.pipeline.decoder_files import load_decoder
+    from tailguard.pipeline.quiet import quiet_libraries
+    from tailguard.pipeline.request import request_measure
 
     quiet_libraries()
     answers = load_decoder(decoder).generate(
@@ -65,7 +67,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a decoder with OpenAI's API."""
-    from tailguard.pipeline import load_decoder, quiet_libraries
+    from tailguard.pipeline.decoder_files import load_decoder
+    from tailguard.pipeline.quiet import quiet_libraries
     from tailguard.serve import serve_decoder
 
     quiet_libraries()
@@ -84,7 +87,8 @@ def certify(
     import json
 
     from tailguard.data import read_prompts
-    from tailguard.pipeline import certify_decoder, quiet_libraries
+    from tailguard.pipeline.quiet import quiet_libraries
+    from tailguard.pipeline.request import certify_decoder
 
     quiet_libraries()
     shown = certify_decoder(

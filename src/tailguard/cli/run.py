@@ -73,12 +73,16 @@ def _stage_command(name: str) -> Any:
 def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
     from tailguard.cli.show import print_table, progress_bars
     from tailguard.config import load_recipe
+    from tailguard.pipeline.side_by_side import warm_up
 
     recipe = load_recipe(recipe_path, overrides)
     started = time.perf_counter()
     with progress_bars() as bars:
         bars.line(f"{recipe.name}: loading libraries")
-        from tailguard.pipeline import quiet_libraries, run_chain
+        if until not in {"prepare", "bank", "plan"}:  # worker processes load theirs meanwhile
+            warm_up()
+        from tailguard.pipeline.chain import run_chain
+        from tailguard.pipeline.quiet import quiet_libraries
 
         quiet_libraries()
 

@@ -8,7 +8,6 @@ from typing import Any
 from tailguard.artifacts import read_json
 from tailguard.config import Recipe
 from tailguard.data.table import read_table
-from tailguard.evaluation.report import write_report
 from tailguard.pipeline.evaluate import COSTS_NAME, read_record
 from tailguard.pipeline.plan import read_plan
 from tailguard.pipeline.portfolio import PORTFOLIO_NAME
@@ -23,6 +22,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _build(work: Work) -> dict[str, Any]:
+    from tailguard.evaluation.report import write_report  # loads what draws figures
+
     plan, _ = read_plan(work.parents["plan"])
     write_report(
         {

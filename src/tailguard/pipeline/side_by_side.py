@@ -78,8 +78,11 @@ def map_side_by_side(
 
 
 def warm_up() -> None:
-    """Begin to load libraries for processes to come, where there will be any; returns at once."""
-    if _threads() > 1:
+    """Begin to load libraries for processes to come, where there may be any; returns at once.
+
+    Loads none here, so that it can be called before anything else is.
+    """
+    if os.environ.get("OMP_NUM_THREADS") != "1" and (os.cpu_count() or 1) > 1:
         _context()
         forkserver.ensure_running()
 
