@@ -22,7 +22,9 @@ def chain(monkeypatch):
 
     def put(run_chain):
         fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)
-        monkeypatch.setitem(sys.modules, "tailguard.pipeline", fake)
+        monkeypatch.setitem(sys.modules, "tailguard.pipeline.chain", fake)
+        monkeypatch.setitem(sys.modules, "tailguard.pipeline.quiet", fake)
+        monkeypatch.setattr("tailguard.pipeline.side_by_side.warm_up", lambda: None)
 
     return put
 
@@ -163,7 +165,8 @@ def test_wrong_usage(command, arguments, line):
 
 
 def test_a_wrong_recipe_is_named_before_anything_is_loaded(command, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tailguard.pipeline", None)  # importing it would fail
+    for module in ("tailguard.pipeline.chain", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)  # importing it would fail
     path = tmp_path / "recipe.yaml"
     path.write_text("name: a\nbnak: {}\n")
     status, _, err = command("run", str(path))
@@ -234,7 +237,7 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
         "import resource, sys, types; sys.path.insert(0, sys.argv[1])\n"
         "from test_exit_statuses import write_four_megabytes as run_chain\n"
         "fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)\n"
-        "sys.modules['tailguard.pipeline'] = fake\n"
+        "sys.modules['tailguard.pipeline.chain'] = sys.modules['tailguard.pipeline.quiet'] = fake\n"
         "from tailguard.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "main(['bank', *sys.argv[2:]])\n"
