@@ -1,6 +1,7 @@
 """The whole chain on the sandbox, once, and what users then do with it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,6 +115,37 @@ class TestChain:
         asked = ("--tail-mass", "0.25", "--budget", "-50")
         assert run("generate", str(folder), "--prompt", "hello", *asked) == 3
         assert "smallest" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            (("--budget", "0"), "--budget 0: give --tail-mass beside it"),
+            (("--tail-mass", "0.25"), "--tail-mass 0.25: give --budget beside it"),
+            (("--measure", "mean"), "--measure mean: give --budget beside it"),
+        ],
+    )
+    def test_half_a_risk_is_told_what_is_missing(self, folder, capsys, asked, said):
+        capsys.readouterr()
+        assert run("generate", str(folder), "--prompt", "hello", *asked) == 2
+        assert said in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", ["Decoder", "PolicySet"])
+    def test_what_was_edited_by_hand_is_not_used(self, folder, capsys, tmp_path, kind):
+        copied = tmp_path / "run"
+        shutil.copytree(folder, copied)
+        if kind == "Decoder":
+            edited = artifact(copied, kind) / "decoder.json"
+            edited.write_text(edited.read_text() + " ")
+            asked = ("generate", str(copied), "--prompt", "hello")
+        else:
+            edited = sorted(copied.glob("train-*/adapter/adapter_config.json"))[0].parent.parent
+            (edited / "curves.json").write_text("{}")
+            shutil.rmtree(artifact(copied, "Portfolio"))
+            asked = ("portfolio", str(RECIPE), "--out", str(copied))
+        capsys.readouterr()
+        assert run(*asked) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "its files are not those it was sealed with" in said
 
     def test_certify_refuses_prompts_it_was_calibrated_on(self, folder, capsys, tmp_path):
         seen = read_split(artifact(folder, "PreferenceSet"), "calibrate")

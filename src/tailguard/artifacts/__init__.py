@@ -2,7 +2,7 @@
 
 from tailguard.artifacts.hashing import content_hash, hash_of
 from tailguard.artifacts.manifest import SCHEMA_VERSION, Manifest, find_artifact, read_manifest
-from tailguard.artifacts.store import Header, build_artifact, locked
+from tailguard.artifacts.store import Header, build_artifact, locked, require_sealed
 from tailguard.artifacts.text import read_json, write_json
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "locked",
     "read_json",
     "read_manifest",
+    "require_sealed",
     "write_json",
 ]

@@ -73,12 +73,8 @@ def build_artifact(
     identity = header.id()
     final = root / f"{header.stage}-{identity}"
     if final.is_dir():
-        if _is_sealed(final):
-            return final, True
-        raise InputError(
-            f"{final}: its files are not those it was sealed with; delete the folder and run the"
-            " same command again"
-        )
+        require_sealed(final)
+        return final, True
     partial = root / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -107,6 +103,20 @@ def build_artifact(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return final, False
+
+
+def require_sealed(directory: Path) -> None:
+    """Refuse an artifact whose files are not those that its manifest was written for.
+
+    Raises:
+        InputError: a file was changed, added or taken away, or there is no manifest.
+    """
+    sealed = (directory / MANIFEST_NAME).is_file()
+    if not sealed or read_manifest(directory).payload_hash != payload_hash(directory):
+        raise InputError(
+            f"{directory}: its files are not those it was sealed with; delete the folder and run the"
+            " same command again"
+        )
 
 
 def payload_hash(directory: Path) -> str:
@@ -165,12 +175,6 @@ def _flush(directory: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def _is_sealed(directory: Path) -> bool:
-    """Whether the payload is the one that the manifest was written for."""
-    sealed = (directory / MANIFEST_NAME).is_file()
-    return sealed and read_manifest(directory).payload_hash == payload_hash(directory)
 
 
 def _versions() -> dict[str, str]:

@@ -19,8 +19,10 @@ def generate(
     measure: Annotated[
         str, typer.Option(help="cvar or mean; mean-cvar and entropic are not calibrated yet.")
     ] = "cvar",
-    tail_mass: Annotated[float | None, typer.Option(help="α of CVaR.")] = None,
-    budget: Annotated[float | None, typer.Option(help="d, the largest risk accepted.")] = None,
+    tail_mass: Annotated[float | None, typer.Option(help="α of CVaR; with --budget.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="d, the largest risk accepted; with --tail-mass.")
+    ] = None,
     max_candidates: Annotated[int | None, typer.Option(help="K, candidates a block.")] = None,
     token_price: Annotated[
         float, typer.Option(help="Price of a token, in reward; this decoder spends K throughout.")
@@ -49,7 +51,7 @@ def generate(
     quiet_libraries()
     answers = load_decoder(decoder).generate(
         asked,
-        measure=request_measure(measure, tail_mass),
+        measure=request_measure(measure, tail_mass, budget),
         budget=budget,
         max_candidates=max_candidates,
         seed=seed,
@@ -67,10 +69,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a decoder with OpenAI's API."""
-    from tailguard.pipeline.decoder_files import load_decoder
+    from tailguard.pipeline.decoder_files import check_decoder, load_decoder
     from tailguard.pipeline.quiet import quiet_libraries
     from tailguard.serve import serve_decoder
 
+    check_decoder(decoder)  # what is wrong is said before anything is started
     quiet_libraries()
     serve_decoder(lambda: load_decoder(decoder), host=host, port=port, api_key_file=api_key_file)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 TailMass = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Sample = Annotated[int, Field(ge=2)]  # something to measure on
 Positive = Annotated[float, Field(gt=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists
 MeasureName = Literal["none", "mean", "cvar", "mean-cvar", "entropic"]
@@ -28,7 +29,8 @@ class PolicySection(Section):
         max_new_tokens: longest answer.
         temperature: sampling temperature; the reference law π_ref is the model at this one.
             Policies are trained at 1 only.
-        trust_remote_code: run code that comes with the model.
+        trust_remote_code: run code that comes with the model, as far as ``plan``: such models are
+            not trained.
     """
 
     model: str = "sandbox"
@@ -53,10 +55,10 @@ class SandboxData(Section):
     source: Literal["sandbox"] = "sandbox"
     num_reward_pairs: Count = 8000
     num_cost_pairs: Count = 8000
-    num_prompts: Count = 512
-    num_calibration: Count = 500
-    num_certification: Count = 2000
-    num_evaluation: Count = 2000
+    num_prompts: Annotated[int, Field(ge=4)] = 512
+    num_calibration: Sample = 500
+    num_certification: Sample = 2000
+    num_evaluation: Sample = 2000
 
 
 class FileData(Section):
@@ -65,8 +67,9 @@ class FileData(Section):
     Attributes:
         source: ``files``.
         root: folder that the names below are relative to; itself relative to the recipe.
-        reward_pairs: files of pairs by helpfulness; none where a published scorer is given.
-        cost_pairs: files of pairs by harm.
+        reward_pairs: files of pairs by helpfulness: to fit the scorer on, where none is published,
+            and for ``evaluate`` always, whose judge is fitted on a share of them.
+        cost_pairs: files of pairs by harm, likewise.
         judge_fraction: share of prompts whose pairs the scorers never see: the judge's.
         num_judge_pairs: at most so many pairs of a kind for the judge.
         prompts: prompts to bank, train, calibrate and certify on. Those that also stand in a
@@ -86,9 +89,9 @@ class FileData(Section):
     judge_fraction: Fraction = 0.4
     num_judge_pairs: Annotated[int, Field(ge=10)] = 1000
     prompts: Names
-    num_prompts: Count = 512
-    num_calibration: Count = 500
-    num_certification: Count = 2000
+    num_prompts: Annotated[int, Field(ge=4)] = 512
+    num_calibration: Sample = 500
+    num_certification: Sample = 2000
     evaluation_prompts: Names = ()
     benign_prompts: Names = ()
 
@@ -183,9 +186,11 @@ class PlanSection(Section):
     Attributes:
         kl_coef: β, the price of a nat of divergence from the reference, in reward units.
         tail_masses: the α of the frontier.
-        num_budgets: budgets an α, from the unconstrained risk down to the smallest reachable.
+        num_budgets: budgets an α, from the reference policy's risk almost down to the smallest
+            reachable.
         targets: policies to train.
-        num_members: so many more targets, chosen from the frontier to serve all its profiles.
+        num_members: at most so many more targets, ``member-1`` and so on, chosen from the frontier to
+            serve all its profiles.
     """
 
     kl_coef: Positive = 0.25
@@ -204,6 +209,8 @@ class PlanSection(Section):
         names = [target.name for target in self.targets]
         if "base" in names or len(set(names)) < len(names):
             raise ValueError("target names must differ from each other and from 'base'")
+        if taken := {f"member-{k + 1}" for k in range(self.num_members)} & set(names):
+            raise ValueError(f"target name '{taken.pop()}' is that of a member; call it another")
         return self
 
 
@@ -235,7 +242,7 @@ class Guided(Section):
     """One guided decoder: a trained policy and the risk asked of its answers.
 
     Attributes:
-        policy: the target's name, or ``base``.
+        policy: the target's name, ``member-1`` and so on, or ``base``.
         tail_mass: α.
         budget: d, in the units of the cost scorer; or give ``reduction``.
         reduction: d as the share of the way from that policy's own risk (0) to the smallest
@@ -267,7 +274,7 @@ class ValuesSection(Section):
     """
 
     guided: Annotated[tuple[Guided, ...], Field(strict=False)] = ()
-    num_prompts: Count = 256
+    num_prompts: Sample = 256
     num_samples: Annotated[int, Field(ge=2)] = 16
     num_members: Annotated[int, Field(ge=2)] = 4
     num_features: Annotated[int, Field(ge=1, le=128)] = 64
@@ -307,6 +314,13 @@ class EvaluateSection(Section):
 
     num_prompts: Annotated[int, Field(ge=0)] = 0
     num_examples: Count = 8
+
+    @field_validator("num_prompts")
+    @classmethod
+    def _no_lone_prompt(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("give at least 2, or 0 for all")
+        return value
 
 
 class Recipe(Section):

@@ -140,5 +140,7 @@ class _Margin:
             )
             spread += 1.0 / self.num_certification
         deviation = float(np.std(self.measure.penalty(served, choice.threshold)))
+        if served.size == 1:
+            return replace(choice, expected_bound=math.inf)  # one answer knows no spread
         margin = NormalDist().inv_cdf(self.confidence) * deviation * math.sqrt(spread)
         return replace(choice, expected_bound=bound + margin)

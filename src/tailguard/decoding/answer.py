@@ -86,6 +86,7 @@ class Draft:
         reward: of it.
         cost: of it; None where a score is not finite, and then it is never served.
         cost_bound: mean + pessimism·std of its cost; +inf where unavailable.
+        finished: ended by itself or at a stop text, not for want of tokens.
         guided: how it was found.
     """
 
@@ -93,6 +94,7 @@ class Draft:
     reward: ScoreSummary | None
     cost: ScoreSummary | None
     cost_bound: float
+    finished: bool
     guided: GuidedResponse
 
 
@@ -103,13 +105,15 @@ def draft_answers(
     *,
     cost_scorer: Scorer,
     reward_scorer: Scorer | None = None,
+    stop: Sequence[str] = (),
 ) -> list[Draft]:
-    """Score the surviving answers, failing closed.
+    """Score the surviving answers, each up to the first stop text in it, failing closed.
 
     Raises:
         InputError: a cost scorer of a single member beside pessimism > 0.
     """
-    texts = [g.candidates[0].text if g.candidates else "" for g in guided]
+    whole = [g.candidates[0].text if g.candidates else "" for g in guided]
+    texts = [_before(text, stop) for text in whole]
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
     asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
     cost = dict(zip(alive, _score_closed(cost_scorer, asked, given), strict=True))
@@ -124,6 +128,7 @@ def draft_answers(
                 reward=reward.get(i) if known else None,
                 cost=own_cost,
                 cost_bound=_upper_bound(own_cost, setting.pessimism),
+                finished=texts[i] != whole[i] or bool(g.candidates and g.candidates[0].finished),
                 guided=g,
             )
         )
@@ -166,6 +171,11 @@ def settle_drafts(
     return answers
 
 
+def _before(text: str, stop: Sequence[str]) -> str:
+    places = [place for place in map(text.find, stop) if place >= 0]
+    return text[: min(places, default=len(text))]
+
+
 def _accepted(draft: Draft, setting: DecodingSetting) -> bool:
     return draft.cost is not None and draft.cost_bound <= setting.acceptance_level
 
@@ -179,7 +189,7 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
         cost=draft.cost,
         risk_upper_bound=draft.cost_bound,
         certified=certified,
-        finished=bool(draft.guided.candidates) and draft.guided.candidates[0].finished,
+        finished=draft.finished,
         num_candidates=draft.guided.num_candidates,
         num_prompt_tokens=draft.guided.num_prompt_tokens,
         num_tokens_generated=draft.guided.num_tokens_generated,

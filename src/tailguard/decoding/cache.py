@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 class GrowingLayer(DynamicLayer):
@@ -106,6 +106,16 @@ class RowCache:
             for layer in past.layers
         ]
         return cls(past)
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether several tokens can be appended at once.
+
+        Recurrent layers of some models (Mamba's first version) go on from their state one token at a
+        time only, and begin anew with more.
+        """
+        layers = cast("list[Any]", self.past.layers)
+        return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
     def gather(self, rows: Tensor, shared: int = 0) -> None:
         """Row i becomes old row ``rows[i]``.

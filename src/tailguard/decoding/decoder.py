@@ -27,7 +27,7 @@ from tailguard.decoding.setting import (
     match_profile,
     name_measure,
 )
-from tailguard.decoding.stepping import DecodingPolicy
+from tailguard.decoding.stepping import DecodingPolicy, as_decoding_policy
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy
 from tailguard.models.scorer import Scorer
@@ -77,7 +77,8 @@ class Decoder:
             batch_size: rows (prompts × candidates) in one forward pass.
 
         Raises:
-            InputError: no profiles, or one whose policy is not there or lacks the heads it needs.
+            InputError: no profiles, or one whose policy is not there or lacks the heads it needs, or
+                heads on another device than their policy.
         """
         if len(profiles) == 0:
             raise InputError("profiles: empty; give at least one calibrated profile")
@@ -88,6 +89,8 @@ class Decoder:
                     f"policy: {setting.policy!r} of a profile; there are {sorted(policies)}"
                 )
             _guidance(policies[setting.policy], setting)
+        for name, guided in policies.items():
+            _require_one_device(name, guided)
         self._policies = dict(policies)
         self._profiles = tuple(profiles)
         self._cost_scorer = cost_scorer
@@ -115,26 +118,39 @@ class Decoder:
         """The calibrated grid."""
         return self._profiles
 
-    def generate(
+    def generate(  # noqa: PLR0913
         self,
         prompts: Sequence[Prompt],
         *,
         measure: RiskMeasure | None = None,
         budget: float | None = None,
         max_candidates: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
         seed: int | Sequence[int] = 0,
     ) -> list[Answer]:
         """One answer a prompt at the asked risk level, or the next stricter calibrated one.
+
+        Answers found in another way than was calibrated (other K, law or length, or cut at a stop
+        text) are held to the same acceptance level, and are not certified.
 
         Args:
             prompts: at least one.
             measure: the risk measure; with ``budget``, or neither for the first profile.
             budget: d, the limit on it.
-            max_candidates: K in place of the calibrated one; answers are then not certified.
+            max_candidates: K in place of the calibrated one.
+            temperature: of the sampling law, likewise.
+            top_p: nucleus of the sampling law, likewise.
+            max_new_tokens: the most tokens an answer, likewise.
+            stop: a text or some, before the first of which an answer ends; what is left is what
+                is scored.
             seed: one for the call, or one for each prompt.
 
         Raises:
-            InputError: a measure without a budget or a budget without a measure, or wrong prompts.
+            InputError: a measure without a budget or a budget without a measure, wrong prompts or
+                settings, or an empty stop text.
             InfeasibleError: nothing calibrated is as strict.
         """
         if (measure is None) != (budget is None):
@@ -143,17 +159,31 @@ class Decoder:
         if measure is not None and budget is not None:
             profile = match_profile(self._profiles, *name_measure(measure), budget)
         setting = profile.setting
+        if max_candidates is not None and max_candidates > self._batch_size:
+            raise InputError(
+                f"max_candidates: {max_candidates}; at most {self._batch_size}, the rows of one"
+                " forward pass (batch_size)"
+            )
+        stop = [stop] if isinstance(stop, str) else stop
+        asked = {
+            "max_candidates": max_candidates,
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+        }
+        changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
         certified = profile.covers(profile.budget if budget is None else budget)
-        if max_candidates is not None and max_candidates != setting.max_candidates:
-            setting, certified = replace(setting, max_candidates=max_candidates), False
-        drafts = self.draft(prompts, setting, seed=seed)
-        return self.settle(prompts, drafts, setting, certified=certified)
+        drafts = self.draft(prompts, changed, stop=stop, seed=seed)
+        return self.settle(
+            prompts, drafts, changed, certified=certified and changed == setting and not stop
+        )
 
     def draft(
         self,
         prompts: Sequence[Prompt],
         setting: DecodingSetting,
         *,
+        stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
     ) -> list[Draft]:
         """Find and score answers under any setting, without deciding whether to serve them.
@@ -161,10 +191,12 @@ class Decoder:
         What calibration uses: the acceptance level plays no part here.
 
         Raises:
-            InputError: as in `generate`, or an unknown policy.
+            InputError: as in `generate`, an unknown policy, or an empty stop text.
         """
         if setting.policy not in self._policies:
             raise InputError(f"policy: {setting.policy!r}; there are {sorted(self._policies)}")
+        if not all(stop):
+            raise InputError("stop: an empty text; leave it out")
         guided_policy = self._policies[setting.policy]
         guided = guide_responses(
             guided_policy.policy,
@@ -181,6 +213,7 @@ class Decoder:
             setting,
             cost_scorer=self._cost_scorer,
             reward_scorer=self._reward_scorer,
+            stop=stop,
         )
 
     def settle(
@@ -211,6 +244,17 @@ class Decoder:
             cost_scorer=self._cost_scorer,
             reward_scorer=self._reward_scorer,
             certified=certified,
+        )
+
+
+def _require_one_device(name: str, guided: GuidedPolicy) -> None:
+    if not isinstance(guided.heads, torch.nn.Module):
+        return
+    device = as_decoding_policy(guided.policy).members[0].device
+    found = {parameter.device for parameter in guided.heads.parameters()} - {device}
+    if found:
+        raise InputError(
+            f"policies: {name!r} is on {device} and its heads on {found.pop()}; move one of them"
         )
 
 

@@ -124,7 +124,8 @@ def match_profile(
     if tight:
         hint = f"the smallest calibrated budget at such a tail mass is {smallest:g}"
     elif same:
-        hint = f"the smallest calibrated tail mass is {min(mass for mass, _ in same):g}"
+        mass, least = min((mass, profile.budget) for mass, profile in same)
+        hint = f"the smallest calibrated tail mass is {mass:g}, with budgets from {least:g}"
     else:
         known = ", ".join(sorted({profile.measure_name for profile in profiles})) or "none"
         hint = f"calibrated measures: {known}"

@@ -127,7 +127,8 @@ class SinglePolicy:
         """One model call; logits and hidden states at the last ``num_positions`` positions."""
         extra: dict[str, Any] = {}
         if positions is not None and self._takes_positions:
-            extra["position_ids"] = positions
+            # Only what fills up shorter rows can lie past the context.
+            extra["position_ids"] = positions.clamp(max=self.policy.context_tokens - 1)
         if self._takes_keep:
             extra["logits_to_keep"] = num_positions
         if with_hidden:
@@ -196,6 +197,11 @@ class _CachedRows:
         return self.append(token_ids[:, None], 1, with_hidden=with_hidden).last()
 
     def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
+        if not self._cache.reads_many:
+            steps = [self.step(column, with_hidden=with_hidden) for column in token_ids.T]
+            hidden = [step.hidden for step in steps if step.hidden is not None]
+            logits = torch.stack([step.logits for step in steps], dim=1)
+            return Reading(logits, torch.stack(hidden, dim=1) if hidden else None)
         return self.append(token_ids, token_ids.shape[1], with_hidden=with_hidden)
 
     def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:

@@ -18,6 +18,11 @@ _MAX_TOKENS = 256
 _REMEMBERED = 50_000  # texts whose embeddings are kept, some 150 MB
 
 
+def has_encoder() -> bool:
+    """Whether the extra is installed."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
 def embedding_folder() -> Path:
     """Folder of the MiniLM model.
 

@@ -16,7 +16,7 @@ from tailguard.decoding import sample_responses
 from tailguard.models.policy import Policy, load_policy
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import ScorerPair, load_scorer_pair
-from tailguard.pipeline.sources import model_hashes, policy_path
+from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, RiskMeasure
@@ -30,10 +30,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
         "policy": recipe.policy.model_dump(exclude={"model"}),
         "scorers": recipe.scorers.model_dump(include={"pessimism", "cost_bound", "max_tokens"}),
     }
-
-
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
 
 
 def _build(work: Work) -> dict[str, Any]:
@@ -50,7 +46,7 @@ def _build(work: Work) -> dict[str, Any]:
     )
 
 
-STAGE = Stage("bank", "SampleBank", 1, ("prepare", "fit-scorers"), _config, _inputs, _build)
+STAGE = Stage("bank", "SampleBank", 1, ("prepare", "fit-scorers"), _config, policy_input, _build)
 
 
 def write_bank(

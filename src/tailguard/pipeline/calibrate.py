@@ -29,9 +29,9 @@ from tailguard.models.process_heads import ProcessHeads
 from tailguard.pipeline.decoder_files import DECODER_NAME, DecoderFile
 from tailguard.pipeline.fit_values import HEADS_NAME, GuidedPlan, read_guided
 from tailguard.pipeline.prepare import read_split, taught_prompt_ids
-from tailguard.pipeline.scoring import load_scorer_pair
+from tailguard.pipeline.scoring import load_scorer_pair, published_scorers
 from tailguard.pipeline.side_by_side import map_side_by_side
-from tailguard.pipeline.sources import model_hashes
+from tailguard.pipeline.sources import model_hashes, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_directories
 from tailguard.risk import CVaR, cvar_upper_bound
@@ -49,10 +49,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
-
-
 def _build(work: Work) -> dict[str, Any]:
     plans = read_guided(work.parents["fit-values"])
     made = map_side_by_side(_calibrate, work, plans)
@@ -65,10 +61,10 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    3,
+    4,
     ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
     _config,
-    _inputs,
+    policy_input,
     _build,
 )
 
@@ -104,10 +100,12 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
     recipe, prepared = work.recipe, work.parents["prepare"]
     bound = recipe.scorers.cost_bound
     drafting = _profile(plan, recipe, np.inf)
+    scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
     decoder = Decoder(
         {plan.policy: _guided_policy(work, plan.policy)},
         [drafting],
-        cost_scorer=load_scorer_pair(work.parents["fit-scorers"], recipe.scorers).cost.scorer,
+        cost_scorer=scorers.cost.scorer,
+        reward_scorer=scorers.reward,  # as where it will serve: no score, no text
         batch_size=recipe.bank.batch_size,
     )
     # Certificates hold together: each is made at a share of what may go wrong (a union bound).
@@ -196,7 +194,7 @@ def _write(
     profiles: Sequence[CalibratedProfile],
     certificates: list[dict[str, Any]],
 ) -> None:
-    """Copy everything that answering needs but the reference model, which is named by its hash."""
+    """Copy all that answering needs but models from elsewhere, which are named by their hashes."""
     directory, recipe = work.directory, work.recipe
     scorers = work.parents["fit-scorers"]
     shutil.copytree(scorers, directory / "scorers", ignore=shutil.ignore_patterns("manifest.json"))
@@ -209,12 +207,13 @@ def _write(
             shutil.copytree(trained[name] / ADAPTER_NAME, folder / ADAPTER_NAME)
     content = DecoderFile(
         model=recipe.policy.model,
-        model_hash=_inputs(recipe)["policy"],
+        model_hash=policy_input(recipe)["policy"],
         trust_remote_code=recipe.policy.trust_remote_code,
         cost_bound=recipe.scorers.cost_bound,
         max_scorer_tokens=recipe.scorers.max_tokens,
         profiles=tuple(profiles),
         thresholds=tuple(entry["choice"]["threshold"] for entry in certificates),
+        scorer_hashes=model_hashes(published_scorers(scorers)),
     )
     content.write(directory / DECODER_NAME)
     write_json(directory / CERTIFICATES_NAME, certificates)

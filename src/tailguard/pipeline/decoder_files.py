@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tailguard.artifacts import find_artifact, read_json, write_json
+from tailguard.artifacts import find_artifact, read_json, require_sealed, write_json
 from tailguard.decoding import (
     CalibratedProfile,
     Certificate,
@@ -36,6 +36,8 @@ class DecoderFile:
         max_scorer_tokens: longest text that is scored.
         profiles: the calibrated grid.
         thresholds: ν of each profile's certificate.
+        scorer_hashes: published scorer → its content hash; a changed one is refused. Scorers that
+            were fitted lie in the artifact itself.
     """
 
     model: str
@@ -45,6 +47,7 @@ class DecoderFile:
     max_scorer_tokens: int
     profiles: tuple[CalibratedProfile, ...]
     thresholds: tuple[float, ...]
+    scorer_hashes: dict[str, str] = field(default_factory=dict[str, str])
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -59,20 +62,33 @@ class DecoderFile:
         return cls(profiles=profiles, thresholds=thresholds, **fields)
 
 
+def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
+    """The folder of a decoder and what its file says, looked at without loading any model.
+
+    Raises:
+        InputError: not a decoder, its files were changed, or the reference model or a published
+            scorer that it was made on is gone or another one.
+    """
+    directory = find_artifact(Path(path), "Decoder")
+    require_sealed(directory)
+    content = DecoderFile.read(directory / DECODER_NAME)
+    made_on = {content.model: content.model_hash} | content.scorer_hashes
+    for model, found in model_hashes(made_on).items():
+        if found != made_on[model]:
+            raise InputError(
+                f"{directory}: was made on another version of the model {model};"
+                " put that version back or run the recipe again"
+            )
+    return directory, content
+
+
 def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
     """The decoder in an artifact or in a run's folder.
 
     Raises:
-        InputError: not a decoder, or its reference model is gone or another one.
+        InputError: as `check_decoder`, or a model in it cannot be read.
     """
-    directory = find_artifact(Path(path), "Decoder")
-    content = DecoderFile.read(directory / DECODER_NAME)
-    found = model_hashes([content.model])[content.model]
-    if found != content.model_hash:
-        raise InputError(
-            f"{directory}: was made on another version of the model {content.model};"
-            " put that version back or run the recipe again"
-        )
+    directory, content = check_decoder(path)
     reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
     return Decoder(
         {

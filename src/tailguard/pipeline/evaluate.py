@@ -32,7 +32,7 @@ from tailguard.pipeline.plan import read_plan
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
 from tailguard.pipeline.side_by_side import map_side_by_side
-from tailguard.pipeline.sources import model_hashes
+from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import load_trained
 
@@ -80,10 +80,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     return {"evaluate": recipe.evaluate.model_dump(), "bank": recipe.bank.model_dump()}
 
 
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
-
-
 def _build(work: Work) -> dict[str, Any]:
     asked = _asked(work)
     judge = require_judge(build_judge(work))
@@ -128,7 +124,7 @@ STAGE = Stage(
     4,
     ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
     _config,
-    _inputs,
+    policy_input,
     _build,
 )
 

@@ -110,26 +110,33 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
     )
     check = check_direction(higher, lower, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
-    score_map = _units(higher, lower, held)
-    units = {"knots": score_map.knots.tolist(), "values": score_map.values.tolist()}
+    score_map, placed = _units(higher, lower, held)
+    units = {
+        "zero_from_labels": placed,
+        "knots": score_map.knots.tolist(),
+        "values": score_map.values.tolist(),
+    }
     held_out = pair_metrics(higher, lower, generator=work.numpy_generator(f"{kind} figures"))
     return {**figures, **vars(check), **held_out, **units}, score_map
 
 
-def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> ScoreMap:
+def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> tuple[ScoreMap, bool]:
     """Units from held-out comparisons, and the zero of a cost from held-out labels.
 
     Args:
         higher: scores of the held-out answers that should be higher [n, members].
         lower: of the others.
         held: the pairs, with their labels.
+
+    Returns:
+        The map, and whether labels placed its zero.
     """
     found = calibrate_scores(higher, lower)
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
     if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:
-        return found  # a reward, or too few labels to say where unsafe begins
+        return found, False  # a reward, or too few labels to say where unsafe begins
     scores = found(np.concatenate([higher, lower])).mean(axis=1)
-    return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0))
+    return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0)), True
 
 
 def _check_published(work: Work, kind: Kind, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tailguard.pipeline.bank import BANK_NAME, read_bank, sample_risk, write_ban
 from tailguard.pipeline.plan import smallest_reachable_risk
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
-from tailguard.pipeline.sources import model_hashes
+from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import ADAPTER_NAME, load_trained, policy_directories
 from tailguard.planning import RiskConstraint, SampleBank, solve
@@ -66,10 +66,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
-
-
 def _build(work: Work) -> dict[str, Any]:
     guided = work.recipe.values.guided
     metrics: dict[str, Any] = {}
@@ -90,7 +86,7 @@ STAGE = Stage(
     2,
     ("prepare", "fit-scorers", "train"),
     _config,
-    _inputs,
+    policy_input,
     _build,
 )
 
@@ -133,7 +129,7 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, Any]:
         generator=torch.Generator().manual_seed(work.seed(f"{name}: heads")),
         on_progress=work.steps(f"{name}: process heads"),
     )
-    heads.base_hash = _inputs(recipe)["policy"]
+    heads.base_hash = policy_input(recipe)["policy"]
     heads.policy_hash = _policy_hash(work, name)
     heads.save(directory / HEADS_NAME)
     return {"bank": figures, "heads": fitted}

@@ -16,7 +16,7 @@ from tailguard.evaluation.figures import draw_figures
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.pipeline.bank import BANK_NAME, read_bank, sample_risk
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.planning import RiskConstraint, SampleBank, Solution, frontier, solve
+from tailguard.planning import RiskConstraint, SampleBank, Scope, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
 
@@ -40,7 +40,7 @@ class PlannedTarget:
         risk: planned risk under the measure.
         value: reward − β·KL.
         kl: planned divergence from the reference, in nats.
-        effective_sample_size: smallest share of the bank that carries the plan, in samples.
+        effective_sample_size: samples of a prompt that carry the plan, on average over prompts.
         weight: κ of mean–CVaR.
         theta: θ of the entropic measure.
     """
@@ -108,7 +108,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {target.name: asdict(target) for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 2, ("bank",), _config, lambda recipe: {}, _build)
+STAGE = Stage("plan", "Plan", 3, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
@@ -141,9 +141,12 @@ def read_weights(directory: Path, name: str) -> np.ndarray:
     return read_tensors(directory / WEIGHTS_NAME)[0][name].numpy()
 
 
-def smallest_reachable_risk(bank: SampleBank, measure: RiskMeasure, kl_coef: float) -> float:
+def smallest_reachable_risk(
+    bank: SampleBank, measure: RiskMeasure, kl_coef: float, scope: Scope = "pooled"
+) -> float:
     """The smallest risk that any policy on the bank has."""
-    found = solve(bank, RiskConstraint(measure, _UNREACHABLE), kl_coef=kl_coef)
+    constraint = RiskConstraint(measure, _UNREACHABLE, scope=scope)
+    found = solve(bank, constraint, kl_coef=kl_coef)
     return found.smallest_reachable_risks[0]
 
 
@@ -206,10 +209,12 @@ def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[Plann
 
 def _budget(bank: SampleBank, target: Target, measure: RiskMeasure, kl_coef: float) -> float | None:
     here = sample_risk(measure, bank.cost)
+    if target.scope == "per_prompt":
+        here = float(np.mean([sample_risk(measure, costs) for costs in bank.cost]))
     if target.budget == "reference":
         return here
     if target.reduction is not None:
-        least = smallest_reachable_risk(bank, measure, kl_coef)
+        least = smallest_reachable_risk(bank, measure, kl_coef, target.scope)
         return here + target.reduction * (least - here)
     return target.budget
 

@@ -13,7 +13,7 @@ from tailguard.decoding import response_log_probs
 from tailguard.pipeline.bank import BANK_NAME, read_bank
 from tailguard.pipeline.plan import frontier_profiles
 from tailguard.pipeline.side_by_side import map_side_by_side
-from tailguard.pipeline.sources import model_hashes
+from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.train import load_trained, policy_directories
 from tailguard.portfolio import refit
@@ -24,10 +24,6 @@ PORTFOLIO_NAME = "portfolio.json"
 def _config(recipe: Recipe) -> dict[str, Any]:
     plan = recipe.plan.model_dump(include={"kl_coef", "tail_masses", "num_budgets"})
     return {"plan": plan, "policy": recipe.policy.model_dump(exclude={"model"})}
-
-
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
 
 
 def _build(work: Work) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {"members": names, "held_out_regret": regret}
 
 
-STAGE = Stage("portfolio", "Portfolio", 1, ("bank", "plan", "train"), _config, _inputs, _build)
+STAGE = Stage("portfolio", "Portfolio", 1, ("bank", "plan", "train"), _config, policy_input, _build)
 
 
 def _log_probs(work: Work, name: str) -> np.ndarray:

@@ -7,30 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tailguard.artifacts import find_artifact
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import read_table
 from tailguard.decoding import match_profile
 from tailguard.errors import InputError
 from tailguard.pipeline.calibrate import SEEN_NAME, draft_in_parts, served_costs
-from tailguard.pipeline.decoder_files import DECODER_NAME, DecoderFile, load_decoder
+from tailguard.pipeline.decoder_files import check_decoder, load_decoder
 from tailguard.risk import CVaR, Mean, RiskMeasure, cvar_upper_bound
 
 MEASURES = ("cvar", "mean", "mean-cvar", "entropic")
 
 
-def request_measure(name: str, tail_mass: float | None) -> RiskMeasure | None:
+def request_measure(name: str, tail_mass: float | None, budget: float | None) -> RiskMeasure | None:
     """The measure that a command asks for; None where it leaves the choice to the decoder.
 
     Raises:
-        InputError: an unknown name, or CVaR without a tail mass beside a budget.
+        InputError: an unknown name, CVaR of which only tail mass or budget is given, or the mean
+            without a budget.
     """
     if name not in MEASURES:
         raise InputError(f"--measure {name}: give one of {', '.join(MEASURES)}")
     if name == "mean":
+        if budget is None:
+            raise InputError("--measure mean: give --budget beside it")
         return Mean()
     if name != "cvar":
         raise InputError(f"--measure {name}: this decoder is calibrated for cvar and mean only")
+    if tail_mass is None and budget is not None:
+        raise InputError(f"--budget {budget:g}: give --tail-mass beside it, the α of CVaR")
+    if tail_mass is not None and budget is None:
+        raise InputError(f"--tail-mass {tail_mass:g}: give --budget beside it, the limit on CVaR")
     return None if tail_mass is None else CVaR(tail_mass)
 
 
@@ -51,7 +57,7 @@ def certify_decoder(
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"--confidence {confidence}: must lie in (0, 1)")
-    directory = find_artifact(path, "Decoder")
+    directory, content = check_decoder(path)
     seen = set(read_table(directory / SEEN_NAME)["prompt_id"])
     overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
     if overlap:
@@ -60,7 +66,6 @@ def certify_decoder(
             " a certificate needs prompts that it never saw"
         )
     decoder = load_decoder(directory)
-    content = DecoderFile.read(directory / DECODER_NAME)
     if budget is None:  # the strictest there is at such a tail mass
         near = [p.budget for p in decoder.profiles if p.tail_mass <= tail_mass]
         budget = min(near, default=math.inf)

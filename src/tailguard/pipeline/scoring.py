@@ -100,6 +100,12 @@ def spread(members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
     return np.sqrt(np.square(centred).sum(axis=1) / (members.shape[1] - 1))
 
 
+def published_scorers(directory: Path) -> list[str]:
+    """Folders or hub names of those scorers that ``fit-scorers`` was given ready made."""
+    published: dict[str, str | None] = read_json(directory / SOURCES_NAME)["published"]
+    return [name for name in published.values() if name]
+
+
 def load_scorers(directory: Path, max_tokens: int) -> tuple[Scorer, Scorer]:
     """The reward and the cost scorer in a folder that ``fit-scorers`` wrote."""
     sources: dict[str, Any] = read_json(directory / SOURCES_NAME)

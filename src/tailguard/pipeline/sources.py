@@ -27,16 +27,30 @@ def model_path(name: str) -> str:
     return str(base_policy_path())
 
 
+def policy_input(recipe: Recipe) -> dict[str, str]:
+    """The reference policy's content hash: the raw input of stages that load it."""
+    return {"policy": _model_hash(recipe.policy.model)}
+
+
 def model_hashes(names: Iterable[str]) -> dict[str, str]:
     """Content hash of each model; a hub name stands for itself."""
     return {name: _model_hash(name) for name in names if name}
 
 
-@cache
 def _model_hash(name: str) -> str:
     path = Path(model_path(name))
     local = name == SANDBOX_MODEL or path.exists() or path.is_absolute()
-    return content_hash(path) if local else f"hub:{name}"
+    if not local:
+        return f"hub:{name}"
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    looks = tuple((str(f), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()])
+    return _content_hash(path, looks)
+
+
+@cache
+def _content_hash(path: Path, looks: tuple[tuple[str, int, int], ...]) -> str:
+    """Of files that look like this: a model is read again only if its files were touched."""
+    return content_hash(path)
 
 
 def file_hashes(recipe: Recipe) -> dict[str, str]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
+from tailguard.artifacts import (
+    Header,
+    build_artifact,
+    read_json,
+    read_manifest,
+    require_sealed,
+    write_json,
+)
 from tailguard.config import Recipe
+from tailguard.errors import InputError
 from tailguard.models.policy import Policy, load_policy
 from tailguard.pipeline.bank import BANK_NAME, read_bank
 from tailguard.pipeline.plan import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.prepare import read_split
 from tailguard.pipeline.scoring import load_scorer_pair
 from tailguard.pipeline.side_by_side import map_side_by_side
-from tailguard.pipeline.sources import model_hashes, policy_path
+from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.training.distillation import DistillationSettings, distil
 from tailguard.training.dual import PlannedConstraint
@@ -35,12 +44,10 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _inputs(recipe: Recipe) -> dict[str, str]:
-    return {"policy": model_hashes([recipe.policy.model])[recipe.policy.model]}
-
-
 def _build(work: Work) -> dict[str, Any]:
     _, targets = read_plan(work.parents["plan"])
+    guided = [entry.policy for entry in work.recipe.values.guided if entry.policy != "base"]
+    _require_trained(guided, [target.name for target in targets])
     paths = map_side_by_side(_train, work, targets)
     made = {target.name: path for target, path in zip(targets, paths, strict=True)}
     write_json(work.directory / POLICIES_NAME, made)
@@ -53,23 +60,54 @@ STAGE = Stage(
     _VERSION,
     ("prepare", "fit-scorers", "bank", "plan"),
     _config,
-    _inputs,
+    policy_input,
     _build,
 )
 
 
 def policy_directories(policy_set: Path) -> dict[str, Path]:
-    """Target name → directory of its trained policy."""
+    """Target name → directory of its trained policy.
+
+    Raises:
+        InputError: one of them is gone or was changed.
+    """
     names: dict[str, str] = read_json(policy_set / POLICIES_NAME)
-    return {name: policy_set.parent / directory for name, directory in names.items()}
+    found = {name: policy_set.parent / directory for name, directory in names.items()}
+    for directory in found.values():
+        if not directory.is_dir():
+            raise InputError(
+                f"{directory}: is gone, and {policy_set} names it; delete that folder too and run"
+                " the same command again"
+            )
+        require_sealed(directory)
+    return found
 
 
 def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
-    """A trained policy, its adapter merged into the reference; ``base`` is the reference."""
-    adapter = None if name == "base" else policy_directories(policy_set)[name] / ADAPTER_NAME
+    """A trained policy, its adapter merged into the reference; ``base`` is the reference.
+
+    Raises:
+        InputError: no such policy, or its files were changed.
+    """
+    adapter = None
+    if name != "base":
+        trained = policy_directories(policy_set)
+        _require_trained([name], trained)
+        adapter = trained[name] / ADAPTER_NAME
     return load_policy(
         policy_path(recipe), adapter, trust_remote_code=recipe.policy.trust_remote_code
     )
+
+
+def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:
+    """Fewer members may be chosen than were asked for, so that a recipe can name too many."""
+    known = list(names)
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"values.guided: no policy '{name}' is trained; name one of base,"
+                f" {', '.join(known)}"
+            )
 
 
 def _train(work: Work, target: PlannedTarget) -> str:
@@ -80,7 +118,7 @@ def _train(work: Work, target: PlannedTarget) -> str:
         version=_VERSION,
         config={"seed": work.recipe.seed, "target": target.name} | _config(work.recipe),
         parents=dict(work.parents),
-        inputs=_inputs(work.recipe),
+        inputs=policy_input(work.recipe),
     )
     path, _ = build_artifact(
         work.root, header, lambda directory: _build_policy(work, target, directory)

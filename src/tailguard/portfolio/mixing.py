@@ -38,8 +38,8 @@ class Figures:
         if profile.budget == math.inf:
             return True
         slack = 1e-6 * (1.0 + abs(profile.budget))
-        bound = self.risk[profile.measure] + margin * self.error[profile.measure]
-        return bound <= profile.budget + slack
+        above = margin * self.error[profile.measure] if margin > 0 else 0.0
+        return self.risk[profile.measure] + above <= profile.budget + slack
 
 
 class Mixer:
@@ -135,6 +135,6 @@ class _SortedLaw:
     def _error(self, prompt: Int[np.ndarray, "k"], parts: Float64[np.ndarray, "k"]) -> float:
         count = self._num_prompts
         if count == 1:
-            return 0.0
+            return math.inf  # one prompt says nothing of others
         means = np.bincount(prompt, parts, minlength=count) * count
         return float(means.std(ddof=1)) / math.sqrt(count)

@@ -154,7 +154,8 @@ def _tightened(
             ratio = solution.shaped_reward(bank.reward, bank.cost) / kl_coef
             error = Mixer(bank, [ratio], [profile.measure], kl_coef).figures({0: 1.0}).error
             budget = profile.budget - margin * error[profile.measure]
-            stricter.append(RiskConstraint(profile.measure, budget))
+            if np.isfinite(budget):
+                stricter.append(RiskConstraint(profile.measure, budget))
     return planner.frontier(stricter)
 
 

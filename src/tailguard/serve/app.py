@@ -131,7 +131,8 @@ async def _chat(request: Request, body: ChatRequest) -> Response:
             "the answer could not be generated and scored; nothing is served"
         ) from error
     if body.stream:
-        return StreamingResponse(chat_events(name, answers), media_type="text/event-stream")
+        events = chat_events(name, answers, with_usage=body.streams_usage)
+        return StreamingResponse(events, media_type="text/event-stream")
     return JSONResponse(chat_completion(name, answers))
 
 

@@ -35,14 +35,21 @@ def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
     }
 
 
-def chat_events(model: str, answers: Sequence[Fields]) -> Iterator[str]:
-    """Server-sent events of answers that were accepted before the first event is made."""
-    header = _header(model, "chat.completion.chunk")
+def chat_events(
+    model: str, answers: Sequence[Fields], *, with_usage: bool = False
+) -> Iterator[str]:
+    """Server-sent events of answers that were accepted before the first event is made.
+
+    With usage, the last event carries it and no choice, and the others say that they have none.
+    """
+    header = _header(model, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
     for index, answer in enumerate(answers):
         opening = {"role": "assistant", "content": answer["text"]}
         yield _event({**header, "choices": [_delta(index, opening, None)]})
         closing = _delta(index, {}, _finish_reason(answer)) | {"tailguard": answer}
         yield _event({**header, "choices": [closing], "tailguard": answer})
+    if with_usage:
+        yield _event({**header, "choices": [], "usage": _usage(answers)})
     yield "data: [DONE]\n\n"
 
 

@@ -23,7 +23,6 @@ _WITHOUT_EFFECT = {
     "safety_identifier",
     "service_tier",
     "store",
-    "stream_options",
     "top_logprobs",
     "user",
 }
@@ -117,6 +116,14 @@ class Message(BaseModel):
         return self
 
 
+class StreamOptions(BaseModel):
+    """What a stream carries beside the answer."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+
+
 class ChatRequest(BaseModel):
     """A chat completion; fields as OpenAI's."""
 
@@ -132,12 +139,18 @@ class ChatRequest(BaseModel):
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     tailguard: Options | None = None
 
     @property
     def num_choices(self) -> int:
         """Answers asked for."""
         return self.n or 1
+
+    @property
+    def streams_usage(self) -> bool:
+        """Whether a stream ends with the tokens used."""
+        return bool(self.stream_options and self.stream_options.include_usage)
 
     def prompt(self) -> Prompt:
         """What the decoder reads: the text of a lone user message, else the messages."""

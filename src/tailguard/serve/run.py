@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tailguard.errors import InputError
@@ -21,7 +23,8 @@ def serve_decoder(
 ) -> None:
     """Serve a decoder with OpenAI's API; returns when interrupted.
 
-    The address is taken and the keys are read first: loading a model can take minutes.
+    The keys are read and the address is taken first: loading a model can take minutes, in which
+    requests are answered with 503.
 
     Args:
         load: gives the decoder that answers every request.
@@ -32,14 +35,28 @@ def serve_decoder(
 
     Raises:
         InputError: a key file that cannot be read or holds no key, or an address that cannot be
-            listened on.
+            listened on; whatever ``load`` raises.
     """
     import uvicorn
 
     keys = None if api_key_file is None else read_api_keys(api_key_file)
     with _bound(host, port) as listener:
-        app = create_app(load(), model_name=model_name, api_keys=keys)
-        uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listener])
+        app = create_app(None, model_name=model_name, api_keys=keys)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="info"))
+        failures: list[Exception] = []
+
+        def fill() -> None:
+            try:
+                app.state.worker.decoder = load()
+            except Exception as error:  # noqa: BLE001 - raised below, once the server has ended
+                failures.append(error)
+                server.should_exit = True
+
+        threading.Thread(target=fill, daemon=True).start()
+        with suppress(KeyboardInterrupt):  # the server has ended; so has the command
+            server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -1,7 +1,9 @@
 """Serving, withholding, failing closed, and matching requests with calibrated profiles."""
 
+import copy
 import dataclasses
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -160,6 +162,38 @@ def test_an_answer_that_runs_out_of_tokens_is_not_finished(policy, heads):
     assert kinds == {(True, True), (False, True), (False, False)}
 
 
+def test_sampling_asked_for_is_the_sampling_done(policy, heads):
+    easy = dataclasses.replace(SETTING, max_candidates=1, acceptance_level=math.inf)
+    served = decoder(policy, heads, profile(easy))
+
+    def texts(**asked):
+        return {answer.text for answer in served.generate(["a b"] * 20, seed=1, **asked)}
+
+    assert len(texts()) > 10
+    assert len(texts(temperature=0.0)) == 1
+    assert len(texts(top_p=1e-6)) == 1
+    assert max(len(text.split()) for text in texts(max_new_tokens=2)) == 2
+    wrong = {"temperature": -1.0, "top_p": 0.0, "max_new_tokens": 0, "stop": [""]}
+    for name, value in wrong.items():
+        with pytest.raises(InputError, match=name):
+            served.generate(["a"], **cast("dict[str, Any]", {name: value}))
+
+
+def test_an_answer_ends_before_the_first_stop_text_and_is_scored_up_to_there(policy, heads):
+    easy = dataclasses.replace(SETTING, max_candidates=1, acceptance_level=math.inf)
+    scorer = RecordingScorer()
+    served = decoder(policy, heads, profile(easy), cost=scorer)
+    whole = served.generate(PROMPTS * 10, seed=1)
+    scorer.asked.clear()
+    cut = served.generate(PROMPTS * 10, seed=1, stop=["b", "c a"])
+    assert [text for _, text in scorer.asked] == [answer.text for answer in cut]
+    for before, after in zip(whole, cut, strict=True):
+        places = [before.text.find(stop) for stop in ("b", "c a") if stop in before.text]
+        assert after.text == before.text[: min(places, default=None)]
+        assert after.finished == (before.finished or bool(places))
+    assert any(before.text != after.text for before, after in zip(whole, cut, strict=True))
+
+
 def test_prompt_tokens_are_those_of_the_prompt_as_it_is_read(policy, heads):
     short, long = decoder(policy, heads).generate(["a", "a b a"], seed=5)
     assert 1 <= short.num_prompt_tokens == long.num_prompt_tokens - 2
@@ -300,6 +334,8 @@ def test_a_request_snaps_to_the_next_stricter_profile(policy, heads):
         with pytest.raises(InfeasibleError) as error:
             decoder(policy, heads, *grid).generate(["a"], measure=CVaR(mass), budget=budget)
         assert error.value.smallest_reachable_risk == reachable
+    with pytest.raises(InfeasibleError, match=r"tail mass is 0\.01, with budgets from -1"):
+        match_profile(grid, "cvar", 0.005, 0.0)
     with pytest.raises(InfeasibleError, match="calibrated measures: cvar"):
         match_profile(grid, "entropic:1", 1.0, 5.0)
 
@@ -318,13 +354,29 @@ def test_certified_only_where_the_certificate_holds(policy, heads):
         return found.pop()
 
     assert certified()
-    assert certified(max_candidates=3)
+    assert certified(max_candidates=3, temperature=1.0, top_p=1.0, max_new_tokens=8)
     assert not certified(max_candidates=2)
+    assert not certified(temperature=0.5)
+    assert not certified(top_p=0.9)
+    assert not certified(max_new_tokens=7)
+    assert not certified(stop=["z"])
     assert certified(measure=CVaR(0.1), budget=0.0)
     assert certified(measure=CVaR(0.5), budget=0.3)  # a stricter point covers it
     assert not certified(measure=CVaR(0.1), budget=-1.0)  # the bound is above the budget
     assert certified(measure=CVaR(0.1), budget=-0.5)
     assert not certified(measure=CVaR(0.05), budget=0.0)  # no certificate
+
+
+def test_more_candidates_than_one_pass_holds_are_refused(policy, heads):
+    served = decoder(policy, heads, batch_size=8)
+    assert served.generate(["a"], max_candidates=8)[0].num_candidates == 8
+    with pytest.raises(InputError, match="max_candidates: 9; at most 8"):
+        served.generate(["a"], max_candidates=9)
+
+
+def test_heads_on_another_device_are_refused(policy, heads):
+    with pytest.raises(InputError, match="'base' is on cpu and its heads on meta"):
+        decoder(policy, copy.deepcopy(heads).to("meta"))
 
 
 def test_measures_have_names():

@@ -10,6 +10,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    JambaConfig,
+    JambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
 )
@@ -221,18 +223,49 @@ def other_models():
             **small,
         )
     )
+    yield JambaForCausalLM(
+        JambaConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=16,
+            num_experts=1,
+            mamba_d_state=4,
+            mamba_dt_rank=4,
+            use_mamba_kernels=False,
+            max_position_embeddings=32,
+            **small,
+        )
+    )
 
 
-@pytest.mark.parametrize("which", range(3), ids=["learned positions", "rotary", "sliding window"])
+@pytest.mark.parametrize(
+    "which", range(4), ids=["learned positions", "rotary", "sliding window", "recurrent"]
+)
 def test_other_architectures(which, build_tokenizer, oracle):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = list(other_models())[which].double().eval()
     policy = Policy(model, build_tokenizer())
     drawn = sample_responses(policy, PROMPTS, num_samples=6, max_new_tokens=10, generator=seeded(9))
+    prompts = [PROMPTS[i] for i in drawn.prompt_index]
+    forced = response_log_probs(policy, prompts, drawn.token_rows)
     for i, response in enumerate(drawn.token_rows):
-        expected = recomputed(policy, PROMPTS[drawn.prompt_index[i]], response, oracle)
+        expected = recomputed(policy, prompts[i], response, oracle)
         assert float(drawn.log_probs[i]) == pytest.approx(expected, abs=1e-4)
+        assert float(forced[i]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_fills_up_a_row_may_lie_past_the_context(build_tokenizer, oracle):
+    model = next(other_models()).double().eval()  # 32 learned positions and no more
+    policy = Policy(model, build_tokenizer())
+    prompts, responses = [" ".join(["a"] * 20), "b"], [[1, 2], [3] * 28]
+    found = response_log_probs(policy, prompts, responses)
+    for prompt, response, value in zip(prompts, responses, found.tolist(), strict=True):
+        assert value == pytest.approx(recomputed(policy, prompt, response, oracle), abs=1e-4)
 
 
 @torch.no_grad()

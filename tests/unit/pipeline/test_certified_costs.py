@@ -54,9 +54,9 @@ class Fallbacks:
 def test_what_is_served_at_a_level_counts_and_never_more_than_the_declared_bound(level, expected):
     guided = GuidedResponse((), False, 1, 1, 0, 0)
     drafts = [
-        Draft("", None, None, math.inf, guided)
+        Draft("", None, None, math.inf, True, guided)
         if cost is None
-        else Draft("", None, ScoreSummary(cost, 0.0, {}), cost, guided)
+        else Draft("", None, ScoreSummary(cost, 0.0, {}), cost, True, guided)
         for cost in (0.2, 0.6, 9.0, None, None)
     ]
     answers = settle_drafts(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailguard.config import Recipe, Target
-from tailguard.pipeline.plan import plan_target
+from tailguard.pipeline.plan import plan_target, smallest_reachable_risk
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, Entropic, MeanCVaR
 
@@ -27,3 +27,20 @@ def test_a_target_keeps_the_parameters_of_its_measure(fields, measure):
     assert planned.risk == pytest.approx(
         measure.value(bank.cost.ravel(), weights=solution.weights.ravel()), abs=1e-6
     )
+
+
+def test_a_budget_is_measured_in_the_scope_that_it_limits():
+    rng = np.random.default_rng(1)
+    scale = np.linspace(0.2, 3.0, 32)[:, None]  # prompts of unlike risk: pooled is far above
+    bank = SampleBank(rng.normal(size=(32, 64)), scale * rng.exponential(size=(32, 64)))
+    measure = CVaR(0.25)
+    here = np.mean([measure.value(costs) for costs in bank.cost])
+    least = np.mean([costs.min() for costs in bank.cost])
+    assert smallest_reachable_risk(bank, measure, 1.0, "per_prompt") == pytest.approx(least)
+
+    def budget(**asked):
+        target = Target(name="a", tail_mass=0.25, scope="per_prompt", **asked)
+        return plan_target(bank, target, Recipe())[0].budget
+
+    assert budget(budget="reference") == pytest.approx(here)
+    assert budget(reduction=0.5) == pytest.approx((here + least) / 2)

@@ -1,6 +1,9 @@
 """A recipe that a later stage would refuse is refused before the first."""
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
@@ -38,6 +41,22 @@ def test_a_complete_recipe_passes():
             "decoding.pessimism: set it to 0",
         ),
         (
+            {"policy": {"trust_remote_code": True}},
+            "fit-scorers",
+            "scorers are not fitted on a model with code of its own",
+        ),
+        (
+            {"policy": {"model": "own", "trust_remote_code": True}, "scorers": {"backbone": "b"}},
+            "train",
+            "planned for, not trained",
+        ),
+        (
+            {"train": {"prompts_per_step": 64}, "data": {"source": "sandbox", "num_prompts": 63}},
+            "train",
+            "train.prompts_per_step: 64 of 63",
+        ),
+        ({"values": {"guided": [GUIDED, GUIDED]}}, "fit-values", "two entries are the same"),
+        (
             {"data": FileData(source="files", prompts=("p",), reward_pairs=("r",))},
             "evaluate",
             "data.evaluation_prompts: none",
@@ -59,6 +78,23 @@ def test_what_a_stage_needs_is_asked_for_where_it_will_run(sections, stage, said
         run_chain(asked, tmp_path / "out", until=stage)
     assert not (tmp_path / "out").exists()
     check_requirements(asked, {"prepare"})
+
+
+def test_a_target_cannot_take_the_name_of_a_member():
+    plan = {"targets": [TARGET | {"name": "member-2"}], "num_members": 1}
+    recipe(plan=plan, values={})
+    with pytest.raises(ValidationError, match="'member-2' is that of a member"):
+        recipe(plan=plan | {"num_members": 2}, values={})
+
+
+def test_a_judge_that_is_not_installed_is_missed_at_once(monkeypatch):
+    data = {"source": "files", "prompts": ["p"], "evaluation_prompts": ["e"]}
+    files = data | {"reward_pairs": ["r"], "cost_pairs": ["c"]}
+    asked = recipe(data=FileData.model_validate_json(json.dumps(files)))
+    check_requirements(asked, STAGES)
+    monkeypatch.setattr("tailguard.pipeline.requirements.has_encoder", lambda: False)
+    with pytest.raises(InputError, match=r"pip install 'tailguard\[judge\]'"):
+        check_requirements(asked, STAGES)
 
 
 def test_distillation_alone_takes_a_per_prompt_target():

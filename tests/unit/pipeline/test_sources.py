@@ -1,6 +1,7 @@
 """Which file or dataset a name in a recipe means."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
 from tailguard.pipeline.chain import run_chain
-from tailguard.pipeline.sources import data_path, file_hashes
+from tailguard.pipeline.sources import data_path, file_hashes, policy_input
 
 
 def _data(root, *prompts):
@@ -51,3 +52,14 @@ def test_a_condition_that_would_do_nothing_is_refused(tmp_path, data, said):
     recipe = Recipe.model_validate({"data": files | data})
     with pytest.raises(InputError, match=said):
         run_chain(recipe, tmp_path / "out", until="prepare")
+
+
+def test_a_model_that_was_written_over_has_another_hash_in_the_same_process(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    recipe = Recipe.model_validate({"policy": {"model": str(tmp_path)}})
+    first = policy_input(recipe)
+    assert policy_input(recipe) == first
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(1, 1))  # as if it were old
+    assert policy_input(recipe) != first

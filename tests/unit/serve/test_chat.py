@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 from starlette.testclient import TestClient
@@ -158,6 +159,13 @@ def test_stream_sends_the_accepted_answer(decoder, serve, ask):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_stream_ends_with_usage_where_asked(decoder, serve, ask):
+    *others, last = ask(serve(decoder), stream=True, n=2, stream_options={"include_usage": True})
+    assert last.choices == []
+    assert last.usage.completion_tokens == 80
+    assert all(chunk.usage is None and chunk.choices for chunk in others)
+
+
 def test_generation_runs_in_one_other_thread(decoder, serve, ask):
     client = serve(decoder)
     ask(client)
@@ -195,7 +203,10 @@ def test_serve_decoder_listens_where_it_is_told_with_the_keys_of_the_file(
     started = {}
 
     def run(server, sockets):
-        started.update(app=server.config.app, address=sockets[0].getsockname())
+        app = server.config.app
+        started.update(app=app, address=sockets[0].getsockname())
+        while not app.state.worker.ready:
+            time.sleep(0.005)
 
     monkeypatch.setattr("uvicorn.Server.run", run)
     path = tmp_path / "keys"
@@ -208,6 +219,35 @@ def test_serve_decoder_listens_where_it_is_told_with_the_keys_of_the_file(
         assert http.get("/v1/models").status_code == 401
         listed = http.get("/v1/models", headers={"authorization": "Bearer one"}).json()
     assert [model["id"] for model in listed["data"]] == ["m"]
+
+
+def test_requests_wait_for_nothing_while_the_decoder_is_loaded(decoder, monkeypatch):
+    loading, seen = threading.Event(), []
+
+    def load():
+        assert loading.wait(10)
+        return decoder
+
+    def run(server, sockets):
+        with TestClient(server.config.app) as http:
+            seen.append(http.get("/health").status_code)
+            loading.set()
+            while not server.config.app.state.worker.ready:
+                time.sleep(0.005)
+            seen.append(http.get("/health").status_code)
+        raise KeyboardInterrupt  # as uvicorn hands on, once it has ended
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    serve_decoder(load, host="127.0.0.1", port=0)
+    assert seen == [503, 200]
+
+
+def test_a_decoder_that_cannot_be_loaded_ends_the_server():
+    def load():
+        raise InputError("no such decoder")
+
+    with pytest.raises(InputError, match="no such decoder"):
+        serve_decoder(load, host="127.0.0.1", port=0)
 
 
 @pytest.mark.parametrize("place", ["taken", "70000", "no such host"])

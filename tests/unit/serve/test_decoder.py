@@ -92,8 +92,28 @@ def test_prompt_beyond_the_context(client, ask):
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_calibrated_sampling_is_taken_and_other_is_refused(client, ask):
-    assert ask(client, "w1", temperature=1.0, top_p=1.0, max_tokens=100).choices
+def test_sampling_settings_are_honoured(client, ask):
+    def answer(**settings):
+        loose = {"tail_mass": 0.1, "budget": 0.5}
+        return ask(client, "w1", tailguard=loose, **settings).choices[0]
+
+    greedy = [
+        answer(temperature=0.0, top_p=p, seed=int(p * 10)).message.content for p in (0.9, 1.0)
+    ]
+    assert greedy[0] == greedy[1]
+    asked = next(
+        {"temperature": 2.0, "seed": seed}
+        for seed in range(50)
+        if len(answer(temperature=2.0, seed=seed).message.content.split()) > 3
+    )
+    words = answer(**asked).message.content.split()
+    assert answer(**asked, max_tokens=2).message.content.split() == words[:2]
+    cut = answer(**asked, stop=words[2])
+    assert cut.message.content.split() == words[: words.index(words[2])]
+    assert cut.finish_reason == "stop"
+
+
+def test_what_cannot_be_honoured_is_refused(client, ask):
     with pytest.raises(openai.BadRequestError) as caught:
-        ask(client, "w1", temperature=0.2)
-    assert caught.value.param == "temperature"
+        ask(client, "w1", tailguard={"token_price": 0.1})
+    assert caught.value.param == "tailguard.token_price"
