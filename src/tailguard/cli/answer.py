@@ -48,10 +48,11 @@ def generate(
     from tailguard.pipeline.quiet import quiet_libraries
     from tailguard.pipeline.request import request_measure
 
+    risk = request_measure(measure, tail_mass, budget)  # what is wrong is said before loading
     quiet_libraries()
     answers = load_decoder(decoder).generate(
         asked,
-        measure=request_measure(measure, tail_mass, budget),
+        measure=risk,
         budget=budget,
         max_candidates=max_candidates,
         seed=seed,

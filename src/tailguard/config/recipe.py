@@ -275,8 +275,8 @@ class ValuesSection(Section):
 
     guided: Annotated[tuple[Guided, ...], Field(strict=False)] = ()
     num_prompts: Sample = 256
-    num_samples: Annotated[int, Field(ge=2)] = 16
-    num_members: Annotated[int, Field(ge=2)] = 4
+    num_samples: Sample = 16
+    num_members: Sample = 4
     num_features: Annotated[int, Field(ge=1, le=128)] = 64
     num_epochs: Count = 8
 

@@ -127,8 +127,7 @@ class SinglePolicy:
         """One model call; logits and hidden states at the last ``num_positions`` positions."""
         extra: dict[str, Any] = {}
         if positions is not None and self._takes_positions:
-            # Only what fills up shorter rows can lie past the context.
-            extra["position_ids"] = positions.clamp(max=self.policy.context_tokens - 1)
+            extra["position_ids"] = positions
         if self._takes_keep:
             extra["logits_to_keep"] = num_positions
         if with_hidden:
@@ -161,7 +160,7 @@ class _CachedRows:
         self._policy = policy
         self._cache = cache
         self._mask = mask  # [n, capacity], true also where tokens are still to come
-        self._positions = None if mask is None else _positions(mask)
+        self._positions = self._number(mask)
         self._num_prompt_positions = num_prompt_positions
         self._length = length
         self.num_passes = 0
@@ -176,13 +175,19 @@ class _CachedRows:
         mask = None if bool(prompts.mask.all()) else _extend(prompts.mask, capacity)
         return cls(policy, cache, mask, num_prompt_positions, 0)
 
+    def _number(self, mask: Tensor | None) -> Tensor | None:
+        """Positions of what the mask shows; only what fills up a row can lie past the context."""
+        if mask is None:
+            return None
+        return (mask.long().cumsum(dim=1) - 1).clamp(0, self._policy.policy.context_tokens - 1)
+
     def append(self, token_ids: Tensor, num_positions: int, *, with_hidden: bool) -> Reading:
         """Read [n, t] more tokens; predictions at the last ``num_positions`` of them."""
         start, self._length = self._length, self._length + token_ids.shape[1]
         mask = self._mask
         if mask is not None and self._length > mask.shape[1]:
             self._mask = mask = _extend(mask, 2 * self._length)
-            self._positions = _positions(mask)
+            self._positions = self._number(mask)
         self.num_passes += 1
         return self._policy.call(
             token_ids,
@@ -209,7 +214,7 @@ class _CachedRows:
         self._cache.gather(rows, shared)
         if self._mask is not None:
             self._mask = self._mask[rows]
-            self._positions = _positions(self._mask)
+            self._positions = self._number(self._mask)
 
     def fork(self, rows: Tensor, max_new_tokens: int) -> _CachedRows:
         capacity = self._num_prompt_positions + max_new_tokens
@@ -239,10 +244,6 @@ def inference(policy: DecodingPolicy) -> Generator[None]:
 def as_decoding_policy(policy: Policy | DecodingPolicy) -> DecodingPolicy:
     """A plain `Policy` wrapped; anything else as it is."""
     return SinglePolicy(policy) if isinstance(policy, Policy) else policy
-
-
-def _positions(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _extend(mask: Tensor, capacity: int) -> Tensor:
