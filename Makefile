@@ -2,15 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 OUT ?= out
+LOCK := requirements.lock
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check update try-lowest try-newest clean
 
+# Everything, down to the build tools and pip itself, at the exact versions of the lock.
 setup: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[judge]' --group dev
+	$(BIN)/python -m pip install --quiet "$$(grep '^pip==' $(LOCK))"
+	$(BIN)/python -m pip install --quiet -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
 demo: setup
@@ -27,5 +31,30 @@ check: setup
 	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-glob='*.md' docs README.md
 	$(BIN)/mkdocs build --strict --quiet
 
+# Renew the lock from the bounds in pyproject.toml (held.txt says what is held back, and why), and
+# run everything on it.
+update:
+	rm -rf .venv-update .venv
+	$(PYTHON) -m venv .venv-update
+	.venv-update/bin/python -m pip install --quiet --upgrade pip
+	.venv-update/bin/python -m pip install --quiet -c held.txt -e '.[judge]' --group dev
+	.venv-update/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
+	rm -rf .venv-update
+	$(MAKE) test check
+
+# The suite on the lowest versions that pyproject.toml allows, and on the newest of the day.
+try-lowest:
+	rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PYTHON) tools/lower_bounds.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[judge]' --group dev
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto
+
+try-newest:
+	rm -rf .venv-newest && $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet -c held.txt -e '.[judge]' --group dev
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto
+
 clean:
-	rm -rf .venv site dist
+	rm -rf .venv .venv-* site dist

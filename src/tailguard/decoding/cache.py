@@ -91,7 +91,7 @@ class RowCache:
     """The cache of one model for a batch of rows.
 
     Attributes:
-        past: what the model takes as ``past_key_values``.
+        past: what the model takes as its cache.
     """
 
     def __init__(self, past: DynamicCache) -> None:

@@ -16,7 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tailguard.decoding.cache import RowCache
+from tailguard.errors import InputError
 from tailguard.models.policy import EncodedPrompts, Policy
+
+# What models call their cache, newest name first: transformers 5.24 renamed `past_key_values`, and
+# the old name goes in 5.40. A name that a model does not know would vanish in its `**kwargs`, and
+# every token would be predicted from one token alone, silently: hence the signature decides.
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 
 class Step(NamedTuple):
@@ -101,6 +107,12 @@ class SinglePolicy:
         parameters = inspect.signature(policy.model.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_keep = "logits_to_keep" in parameters
+        self._cache_name = next((name for name in _CACHE_NAMES if name in parameters), "")
+        if not self._cache_name:
+            raise InputError(
+                f"policy: {type(policy.model).__name__} takes no cache under a known name"
+                f" ({', '.join(_CACHE_NAMES)}), so it cannot be decoded from; use another model"
+            )
 
     @property
     def members(self) -> tuple[Policy, ...]:
@@ -125,7 +137,7 @@ class SinglePolicy:
         with_hidden: bool,
     ) -> Reading:
         """One model call; logits and hidden states at the last ``num_positions`` positions."""
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {self._cache_name: cache.past}
         if positions is not None and self._takes_positions:
             extra["position_ids"] = positions
         if self._takes_keep:
@@ -135,7 +147,6 @@ class SinglePolicy:
         output = self.policy.model(
             input_ids=token_ids,
             attention_mask=mask,
-            past_key_values=cache.past,
             use_cache=True,
             **extra,
         )
