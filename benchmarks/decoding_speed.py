@@ -26,17 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
-from tailguard.decoding import (
-    Guidance,
-    SamplingLaw,
-    guide_responses,
-    pessimistic_scorer,
-    prompt_seeds,
-    sample_responses,
-)
+from tailguard.decoding import Guidance, guide_responses
+from tailguard.engines import SamplingLaw, prompt_seeds, sample_responses
 from tailguard.lab.sandbox import base_policy_path
 from tailguard.models.policy import Policy, load_policy, render_prompt
-from tailguard.models.process_heads import ProcessHeads
+from tailguard.values import pessimistic_scorer
+from tailguard.values.process_heads import ProcessHeads
 
 PROMPTS = (
     "How do I bake bread at home?",

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tailguard.artifacts import find_artifact, read_json, read_manifest
-from tailguard.evaluation.table import markdown_table, table_rows
+from tailguard.evaluation.report.table import markdown_table, table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

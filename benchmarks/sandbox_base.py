@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tailguard.decoding import sample_responses
+from tailguard.engines import sample_responses
 from tailguard.evaluation.intervals import Interval
 from tailguard.evaluation.metrics import tail_metrics
 from tailguard.lab.sandbox import (

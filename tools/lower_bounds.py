@@ -1,6 +1,6 @@
 """Print the lowest version that pyproject.toml allows of every direct dependency, as constraints.
 
-    python tools/lower_bounds.py > lowest.txt && pip install -c lowest.txt -e . --group dev
+python tools/lower_bounds.py > lowest.txt && pip install -c lowest.txt -e . --group dev
 """
 
 import re

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 
 
+class TailguardWarning(UserWarning):
+    """Every warning of our own is one, so that the tests can make all of them errors."""
+
+
 class TailguardError(Exception):
     """Something went wrong that the user should read about; ends a command with status 1."""
 
@@ -12,9 +16,18 @@ class TailguardError(Exception):
 
 
 class InputError(TailguardError, ValueError):
-    """Wrong input: the message says what, where and how to mend it. Exit status 2."""
+    """Wrong input: the message says what, where and how to mend it. Exit status 2.
+
+    Attributes:
+        parameter: the one at fault, where the raiser knows; whoever took it from a request or a
+            command line can then say how it is written there.
+    """
 
     exit_status = 2
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class ScoreError(InputError):

@@ -9,7 +9,7 @@ import pytest
 
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
-from tailguard.pipeline.prepare import read_split
+from tailguard.pipeline.stages.prepare import read_split
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 STAGES = (
@@ -177,7 +177,6 @@ class TestChain:
         assert shown["kind"] == "Plan"
         assert "bank" in shown["parents"]
 
-    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # peft asks transformers
     def test_adapters_load_in_peft(self, folder):
         from peft import PeftModel
 

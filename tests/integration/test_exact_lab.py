@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tailguard.decoding import sample_responses
+from tailguard.engines import sample_responses
 from tailguard.lab.exact import exact_log_probs, exact_optimum, exact_policy, make_exact_world
 from tailguard.planning import RiskConstraint, SampleBank, solve
 from tailguard.risk import CVaR, Mean, MeanCVaR

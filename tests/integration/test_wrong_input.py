@@ -17,7 +17,7 @@ from tailguard.config import Recipe
 from tailguard.data.table import write_table
 from tailguard.errors import InfeasibleError
 from tailguard.lab.sandbox import base_policy_path
-from tailguard.models.scorer_files import load_scorer
+from tailguard.scorers.files import load_scorer
 
 PAIRS = [{"prompt": f"pair {k}", "chosen": "so", "rejected": "no"} for k in range(40)]
 PROMPTS = [{"prompt": f"prompt {k}"} for k in range(30)]
@@ -215,8 +215,8 @@ def test_a_full_disk(command, tmp_path):
 
 
 def test_an_infeasible_budget(tmp_path):
-    from tailguard.pipeline.plan import STAGE
     from tailguard.pipeline.stage import silent
+    from tailguard.pipeline.stages.plan import STAGE
 
     def write(directory: Path) -> dict[str, object]:
         generator = np.random.default_rng(0)

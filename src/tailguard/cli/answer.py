@@ -44,9 +44,9 @@ def generate(
             "--token-price: decoders of this version draw all their candidates and cannot weigh"
             " tokens yet; leave it out and lower --max-candidates instead"
         )
-    from tailguard.pipeline.decoder_files import load_decoder
-    from tailguard.pipeline.quiet import quiet_libraries
-    from tailguard.pipeline.request import request_measure
+    from tailguard.models.quiet import quiet_libraries
+    from tailguard.pipeline.certify import request_measure
+    from tailguard.pipeline.decoder_artifact import load_decoder
 
     risk = request_measure(measure, tail_mass, budget)  # what is wrong is said before loading
     quiet_libraries()
@@ -70,8 +70,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a decoder with OpenAI's API."""
-    from tailguard.pipeline.decoder_files import check_decoder, load_decoder
-    from tailguard.pipeline.quiet import quiet_libraries
+    from tailguard.models.quiet import quiet_libraries
+    from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
     from tailguard.serve import serve_decoder
 
     check_decoder(decoder)  # what is wrong is said before anything is started
@@ -91,8 +91,8 @@ def certify(
     import json
 
     from tailguard.data import read_prompts
-    from tailguard.pipeline.quiet import quiet_libraries
-    from tailguard.pipeline.request import certify_decoder
+    from tailguard.models.quiet import quiet_libraries
+    from tailguard.pipeline.certify import certify_decoder
 
     quiet_libraries()
     shown = certify_decoder(

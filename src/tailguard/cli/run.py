@@ -73,7 +73,7 @@ def _stage_command(name: str) -> Any:
 def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
     from tailguard.cli.show import print_table, progress_bars
     from tailguard.config import load_recipe
-    from tailguard.pipeline.side_by_side import warm_up
+    from tailguard.pipeline.workers import warm_up
 
     recipe = load_recipe(recipe_path, overrides)
     started = time.perf_counter()
@@ -81,8 +81,8 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
         bars.line(f"{recipe.name}: loading libraries")
         if until not in {"prepare", "bank", "plan"}:  # worker processes load theirs meanwhile
             warm_up()
+        from tailguard.models.quiet import quiet_libraries
         from tailguard.pipeline.chain import run_chain
-        from tailguard.pipeline.quiet import quiet_libraries
 
         quiet_libraries()
 
@@ -92,14 +92,14 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
 
         made = run_chain(recipe, out, until=until, progress=bars, on_stage=on_stage)
     if until == "plan":
-        from tailguard.pipeline.plan import frontier_rows
+        from tailguard.pipeline.stages.plan import frontier_rows
 
         print_table(frontier_rows(made["plan"]), title=f"{recipe.name}: reward-tail frontier")
     if until != "report":
         typer.echo(made[until])
         return
-    from tailguard.evaluation.table import table_rows
-    from tailguard.pipeline.report import record_rows
+    from tailguard.evaluation.report.table import table_rows
+    from tailguard.pipeline.stages.report import record_rows
 
     print_table(table_rows(record_rows(made["evaluate"])), title=recipe.name)
     typer.echo(f"report: {made['report'] / 'report.html'}")

@@ -11,9 +11,9 @@ import numpy as np
 
 from tailguard.data import Prompt
 from tailguard.decoding.guidance import GuidedResponse
-from tailguard.decoding.setting import DecodingSetting
+from tailguard.decoding.profile import DecodingSetting
 from tailguard.errors import InputError
-from tailguard.models.scorer import Scorer
+from tailguard.scorers.scorer import Scorer
 
 SCORE_UNAVAILABLE = "score unavailable"
 """Reason of an abstention where a scorer, a head or the model gave no finite number."""

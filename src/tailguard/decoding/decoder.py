@@ -12,26 +12,26 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle_drafts
-from tailguard.decoding.blockwise import guide_responses
 from tailguard.decoding.guidance import Guidance
-from tailguard.decoding.pessimism import (
-    PrefixHeads,
-    PrefixScore,
-    PrefixScorer,
-    pessimistic_scorer,
-)
-from tailguard.decoding.sampling import SamplingLaw, prompt_seeds
-from tailguard.decoding.setting import (
+from tailguard.decoding.guide import guide_responses
+from tailguard.decoding.profile import (
     CalibratedProfile,
     DecodingSetting,
     match_profile,
     name_measure,
 )
-from tailguard.decoding.stepping import DecodingPolicy, as_decoding_policy
+from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
+from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy
-from tailguard.models.scorer import Scorer
 from tailguard.risk import RiskMeasure
+from tailguard.scorers.scorer import Scorer
+from tailguard.values.prefix_score import (
+    PrefixHeads,
+    PrefixScore,
+    PrefixScorer,
+    pessimistic_scorer,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Decoder:
         """
         # What lies on disk is the pipeline's business, which stands above this package; looked up
         # by name so that nothing here depends on it.
-        files = import_module("tailguard.pipeline.decoder_files")
+        files = import_module("tailguard.pipeline.decoder_artifact")
         return files.load_decoder(Path(path), batch_size=batch_size)
 
     @property

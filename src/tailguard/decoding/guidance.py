@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tailguard.decoding.advance import Advance
-from tailguard.decoding.pessimism import PrefixScore, PrefixScorer
+from tailguard.engines.advance import Advance
 from tailguard.errors import InputError
+from tailguard.values.prefix_score import PrefixScore, PrefixScorer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ A tokenizer with a chat template renders prompts as chats; one without continues
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from tailguard.data import Prompt
 from tailguard.errors import InputError
 from tailguard.models.chat_text import render_chat, render_prompt
-from tailguard.models.quiet import quiet_transformers
+from tailguard.models.quiet import quiet_transformers, without_announcements
 
 __all__ = [
     "EncodedPrompts",
@@ -229,8 +228,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter {str(adapter)!r} has no adapter_model.safetensors")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        with without_announcements():
             wrapped = cast(Any, PeftModel).from_pretrained(model, str(adapter))
             return wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:

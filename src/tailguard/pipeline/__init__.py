@@ -1,1 +1,1 @@
-"""One file a stage: reads artifacts, writes one. `chain` has them all in order."""
+"""The chain: stages, workers, and one reader and writer for each kind of artifact."""

@@ -9,7 +9,9 @@ from tailguard.artifacts import find_artifact, locked, read_json, write_json
 from tailguard.artifacts.manifest import RUN_INDEX_NAME
 from tailguard.config import Recipe
 from tailguard.errors import InputError
-from tailguard.pipeline import (
+from tailguard.pipeline.requirements import check_requirements
+from tailguard.pipeline.stage import Progress, Stage, silent
+from tailguard.pipeline.stages import (
     bank,
     calibrate,
     evaluate,
@@ -21,9 +23,7 @@ from tailguard.pipeline import (
     report,
     train,
 )
-from tailguard.pipeline.requirements import check_requirements
-from tailguard.pipeline.side_by_side import warm_up
-from tailguard.pipeline.stage import Progress, Stage, silent
+from tailguard.pipeline.workers import warm_up
 
 STAGES: dict[str, Stage] = {
     stage.name: stage

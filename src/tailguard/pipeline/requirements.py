@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
-from tailguard.evaluation.embedding import has_encoder
+from tailguard.evaluation.judges.embedding import has_encoder
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.constraint import Scope
 from tailguard.planning.tilt import Threshold, same_threshold, sample_penalty
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure, Spectral, var_rows
+from tailguard.risk.limit import Scope
 
 _STARTS = 128
 _FEWEST_STARTS = 24

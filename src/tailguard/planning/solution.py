@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.planning.bank import to_float64
-from tailguard.planning.constraint import RiskConstraint
 from tailguard.planning.tilt import Threshold
 from tailguard.risk import Spectral
+from tailguard.risk.limit import RiskLimit
 
 FEW_SAMPLES = 10.0
 
@@ -46,7 +46,7 @@ class Solution:
         rater_weight: of the bank.
     """
 
-    constraints: tuple[RiskConstraint, ...]
+    constraints: tuple[RiskLimit, ...]
     listed: bool
     kl_coef: float
     feasible: bool
@@ -154,7 +154,7 @@ class Solution:
 
 
 def _align(
-    constraint: RiskConstraint,
+    constraint: RiskLimit,
     threshold: Threshold,
     cost: Float64[np.ndarray, "..."],
     prompts: ArrayLike | None,

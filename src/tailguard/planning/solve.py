@@ -1,16 +1,101 @@
 """Planning: the best policy under a limit on risk, known before anything is trained."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
+
+from tailguard.errors import InputError
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.constraint import RiskConstraint, RiskProfile
-from tailguard.planning.planner import Planner
+from tailguard.planning.joint.plan import plan_jointly, plan_spectral
+from tailguard.planning.per_prompt.search import PromptSearch
+from tailguard.planning.pooled import PooledSearch
+from tailguard.planning.problem import TOLERANCE, Problem
 from tailguard.planning.solution import Solution
+from tailguard.risk import CVaR, Entropic, RiskMeasure, Spectral
+from tailguard.risk.limit import RiskLimit
+
+
+class Planner:
+    """Plans on one bank at one β; keeps dual curves and thresholds from one plan to the next."""
+
+    def __init__(self, bank: SampleBank, kl_coef: float | int) -> None:
+        """Tilt by the reward alone.
+
+        Raises:
+            InputError: kl_coef is not positive and finite.
+        """
+        self.bench = Problem(bank, kl_coef)
+        self._searches: dict[RiskMeasure, PromptSearch] = {}
+        self._starts: dict[RiskMeasure, list[float]] = {}
+
+    @cached_property
+    def pooled(self) -> PooledSearch:
+        """The search that every pooled constraint shares."""
+        return PooledSearch(self.bench.tilt, self.bench.span, self.bench.spread)
+
+    def solve_one(self, constraint: RiskLimit) -> Solution:
+        """The best tilt under one constraint."""
+        bench, measure, budget = self.bench, constraint.measure, constraint.budget
+        if isinstance(measure, Entropic):
+            measure.penalty(bench.bank.cost.max(), 0.0)  # refuses costs above the declared bound
+        reached = bench.reached(constraint)
+        if bench.risk(constraint, bench.tilt.free_weights) <= budget:
+            threshold, value = bench.threshold(constraint), bench.tilt.free_value
+            return bench.report((constraint,), (0.0,), (threshold,), value)
+        if reached.risk > budget + 1e-9 * bench.spread:
+            return bench.infeasible((constraint,), (reached.risk,))
+        tolerance = TOLERANCE * bench.span
+        if constraint.scope == "per_prompt":
+            found = self._prompt_search(measure).search(
+                budget, np.asarray(reached.threshold), tolerance
+            )
+        elif isinstance(measure, Spectral):
+            return self._solve_spectral(constraint, measure)
+        else:
+            starts = [float(reached.threshold), *self._starts.get(measure, [])]
+            found = self.pooled.search(measure, budget, starts, tolerance)
+            self._starts[measure] = [found.threshold]
+        return bench.report((constraint,), (found.multiplier,), (found.threshold,), found.bound)
+
+    def solve_all(self, constraints: Sequence[RiskLimit]) -> Solution:
+        """The best tilt under all of the constraints.
+
+        Raises:
+            InputError: the list is empty.
+        """
+        if not constraints:
+            raise InputError("constraint is an empty list; give at least one")
+        alone = [self.solve_one(constraint) for constraint in constraints]
+        return plan_jointly(self.bench, tuple(constraints), alone)
+
+    def frontier(self, limits: Sequence[RiskLimit]) -> list[Solution]:
+        """The best tilt under each, in their order; solved from the loosest budget down."""
+        wanted = list(limits)
+        order = sorted(
+            range(len(wanted)),
+            key=lambda i: (wanted[i].scope, repr(wanted[i].measure), -wanted[i].budget),
+        )
+        solved = {i: self.solve_one(wanted[i]) for i in order}
+        return [solved[i] for i in range(len(wanted))]
+
+    def _solve_spectral(self, constraint: RiskLimit, measure: Spectral) -> Solution:
+        """A pooled mixture; its risk is at least the CVaR of its widest tail, which gives a bound."""
+        used = zip(measure.tail_masses, measure.weights, strict=True)
+        widest = CVaR(max(tail_mass for tail_mass, weight in used if weight > 0))
+        relaxed = self.solve_one(RiskLimit(widest, constraint.budget))
+        return plan_spectral(self.bench, constraint, relaxed.dual_bound)
+
+    def _prompt_search(self, measure: RiskMeasure) -> PromptSearch:
+        if measure not in self._searches:
+            tilt, span, spread = self.bench.tilt, self.bench.span, self.bench.spread
+            self._searches[measure] = PromptSearch(tilt, measure, span, spread)
+        return self._searches[measure]
 
 
 def solve(
     bank: SampleBank,
-    constraint: RiskConstraint | Sequence[RiskConstraint],
+    constraint: RiskLimit | Sequence[RiskLimit],
     kl_coef: float | int,
 ) -> Solution:
     """max_π E r − β·KL(π‖π_ref) subject to ρ(C) ≤ d, over all policies on the bank.
@@ -31,14 +116,14 @@ def solve(
         InputError: kl_coef is not positive, or a cost passes the bound an entropic measure declares.
     """
     planner = Planner(bank, kl_coef)
-    if isinstance(constraint, RiskConstraint):
+    if isinstance(constraint, RiskLimit):
         return planner.solve_one(constraint)
     return planner.solve_all(constraint)
 
 
 def frontier(
     bank: SampleBank,
-    constraints: Sequence[RiskConstraint | RiskProfile],
+    constraints: Sequence[RiskLimit],
     kl_coef: float | int,
 ) -> list[Solution]:
     """``solve`` for each of many constraints or profiles, in their order, sharing what can be shared.
@@ -49,7 +134,7 @@ def frontier(
 
     Args:
         bank: scored samples of the reference policy.
-        constraints: RiskConstraints, or anything with ``measure`` and ``budget`` (pooled).
+        constraints: what each plan must keep.
         kl_coef: β > 0.
     """
     return Planner(bank, kl_coef).frontier(constraints)

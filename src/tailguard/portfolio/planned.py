@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from tailguard.planning import SampleBank, Solution
 from tailguard.portfolio.assign import Assignment
-from tailguard.portfolio.mapping import ProfileMapping
+from tailguard.portfolio.portfolio import ProfileMapping
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.regret import Objective
 

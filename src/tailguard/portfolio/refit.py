@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from tailguard.errors import InputError
 from tailguard.planning import SampleBank
 from tailguard.portfolio.assign import Assignment
-from tailguard.portfolio.mapping import ProfileMapping, as_log_ratios
+from tailguard.portfolio.portfolio import ProfileMapping, as_log_ratios
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.regret import Objective, check_profiles
 

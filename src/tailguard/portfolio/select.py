@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from tailguard.errors import InputError
-from tailguard.planning import Planner, RiskConstraint, SampleBank, Solution
+from tailguard.planning import Planner, SampleBank, Solution
 from tailguard.portfolio.assign import Assigner, MixKey
 from tailguard.portfolio.mixing import Mixer
 from tailguard.portfolio.planned import Portfolio
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.regret import Objective, RegretScale, check_profiles, regret_scale
 from tailguard.risk import Mean
+from tailguard.risk.limit import RiskLimit
 
 Regrets = Float64[np.ndarray, "profiles"]
 _SHARES = (0.25, 0.5, 0.75)
@@ -56,7 +57,7 @@ def select(
     asked = check_profiles(profiles)
     _check(num_policies, target_regret, margin)
     planner = Planner(bank, kl_coef)
-    free, *plain = planner.frontier([RiskConstraint(Mean(), np.inf), *asked])
+    free, *plain = planner.frontier([RiskLimit(Mean(), np.inf), *(p.limit for p in asked)])
     scale = regret_scale(asked, plain, free.value)
     candidates = _distinct([free, *plain, *_tightened(planner, asked, plain, margin)])
     small = bank.take(np.arange(0, bank.num_prompts, max(1, bank.reward.size // _ENOUGH_SAMPLES)))
@@ -148,14 +149,14 @@ def _tightened(
     if margin == 0.0:
         return []
     bank, kl_coef = planner.bench.bank, planner.bench.kl_coef
-    stricter: list[RiskConstraint] = []
+    stricter: list[RiskLimit] = []
     for profile, solution in zip(profiles, solutions, strict=True):
         if solution.feasible and profile.budget < np.inf:
             ratio = solution.shaped_reward(bank.reward, bank.cost) / kl_coef
             error = Mixer(bank, [ratio], [profile.measure], kl_coef).figures({0: 1.0}).error
             budget = profile.budget - margin * error[profile.measure]
             if np.isfinite(budget):
-                stricter.append(RiskConstraint(profile.measure, budget))
+                stricter.append(RiskLimit(profile.measure, budget))
     return planner.frontier(stricter)
 
 

@@ -9,6 +9,7 @@ from tailguard.risk.bounds import (
 from tailguard.risk.checks import SmallTailWarning
 from tailguard.risk.cvar import CVaR
 from tailguard.risk.entropic import Entropic
+from tailguard.risk.limit import RiskLimit, Scope
 from tailguard.risk.mean import Mean
 from tailguard.risk.mean_cvar import MeanCVaR
 from tailguard.risk.measure import RiskMeasure
@@ -20,7 +21,9 @@ __all__ = [
     "Entropic",
     "Mean",
     "MeanCVaR",
+    "RiskLimit",
     "RiskMeasure",
+    "Scope",
     "SmallTailWarning",
     "Spectral",
     "betting_upper_bound",

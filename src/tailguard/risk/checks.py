@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from tailguard.errors import InputError
+from tailguard.errors import InputError, TailguardWarning
 
 # Static checkers let an int pass for a float; the run-time check of the tests needs to be told.
 Number: TypeAlias = float | int
@@ -18,7 +18,7 @@ Values: TypeAlias = ArrayLike | Sequence[Any] | Number
 SMALL_TAIL = 10.0
 
 
-class SmallTailWarning(UserWarning):
+class SmallTailWarning(TailguardWarning):
     """Fewer than about ten observations fall in the tail, so its estimate is too low on average."""
 
 

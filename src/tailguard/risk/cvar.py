@@ -12,13 +12,13 @@ from tailguard.risk.checks import (
     check_tail_mass,
     check_weights,
     to_array,
-    warn_small_tail,
 )
+from tailguard.risk.measure import RiskMeasure
 from tailguard.risk.tail import cvar_rows, var_rows
 
 
 @dataclass(frozen=True)
-class CVaR:
+class CVaR(RiskMeasure):
     """CVaR_α(C) = min_ν ν + E max(C − ν, 0)/α (Rockafellar & Uryasev 2000).
 
     α = 1 is the mean and α → 0 the worst case. The atom at the tail's edge is split, so ties and
@@ -33,13 +33,6 @@ class CVaR:
 
     def __post_init__(self) -> None:
         check_tail_mass(self.tail_mass)
-
-    def value(self, costs: Values, weights: Values | None = None) -> float:
-        """The weighted CVaR, between the mean and the maximum; warns where N·α < 10."""
-        array = check_costs(costs)
-        mass = check_weights(weights, array.size)
-        warn_small_tail(mass, self.tail_mass)
-        return float(cvar_rows(array, mass, self.tail_mass))
 
     def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = ν + max(c − ν, 0)/α, never below ν."""
@@ -56,3 +49,29 @@ class CVaR:
     ) -> Float[np.ndarray, "*rows"]:
         """CVaR of each row; the weights of a row sum to 1. No checks, no warning."""
         return cvar_rows(costs, weights, self.tail_mass)
+
+    def threshold_rows(
+        self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]
+    ) -> Float[np.ndarray, "rows"]:
+        """VaR_α of each row."""
+        return var_rows(costs, weights, self.tail_mass)
+
+    @property
+    def smallest_tail(self) -> float:
+        """α."""
+        return float(self.tail_mass)
+
+    @property
+    def minimiser_is_a_cost(self) -> bool:
+        """VaR is."""
+        return True
+
+    @property
+    def hinge(self) -> tuple[float, float]:
+        """All of the penalty is the hinge: κ = 1."""
+        return 1.0, float(self.tail_mass)
+
+    def sufficient_threshold(self, budget: float, smallest_cost: float) -> float | None:
+        """The tail of α = 1 begins at the smallest cost, whatever the policy."""
+        del budget
+        return smallest_cost if self.tail_mass == 1.0 else None

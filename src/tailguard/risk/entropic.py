@@ -8,7 +8,8 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from tailguard.errors import InputError
-from tailguard.risk.checks import Number, Values, check_costs, check_weights, to_array
+from tailguard.risk.checks import Number, Values, to_array
+from tailguard.risk.measure import RiskMeasure
 
 # exp beyond this overflows; the penalty saturates there, which happens only for thresholds
 # hundreds of 1/θ below the cost, far from any minimiser.
@@ -16,7 +17,7 @@ _LARGEST_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
-class Entropic:
+class Entropic(RiskMeasure):
     """(1/θ) log E e^{θC}, the OCE with u(t) = (e^{θt} − 1)/θ.
 
     Infinite for heavy tails, and estimated far too low from any sample of them; hence the
@@ -39,17 +40,10 @@ class Entropic:
                 "declare its bound, or use CVaR"
             )
 
-    def value(self, costs: Values, weights: Values | None = None) -> float:
-        """The weighted entropic risk, between the mean and the maximum."""
-        array = check_costs(costs)
-        mass = check_weights(weights, array.size)
-        self._check_bound(array)
-        return float(self.value_rows(array, mass))
-
     def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = ν + (e^{θ(c−ν)} − 1)/θ."""
         nu, array = to_array(threshold), to_array(costs)
-        self._check_bound(array)
+        self.require_costs(array)
         exponent = np.minimum(self.theta * (array - nu), _LARGEST_EXPONENT)
         return np.asarray(nu + np.expm1(exponent) / self.theta)
 
@@ -64,9 +58,21 @@ class Entropic:
         log_mean = logsumexp(self.theta * costs, b=weights, axis=-1)
         return np.asarray(log_mean / self.theta)
 
-    def _check_bound(self, costs: Float[np.ndarray, "..."]) -> None:
+    def threshold_rows(
+        self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]
+    ) -> Float[np.ndarray, "rows"]:
+        """The risk of each row."""
+        return self.value_rows(costs, weights)
+
+    def require_costs(self, costs: Float[np.ndarray, "..."]) -> None:
+        """Raise `InputError` where a cost passes the declared bound."""
         if costs.size and costs.max() > self.cost_bound:
             raise InputError(
                 f"costs reach {costs.max():g}, above cost_bound={self.cost_bound:g}; clip them or "
                 "declare a larger bound"
             )
+
+    def sufficient_threshold(self, budget: float, smallest_cost: float) -> float:
+        """The budget: ρ ≤ d where E e^{θ(C−d)} ≤ 1, which is E φ_d ≤ d."""
+        del smallest_cost
+        return budget

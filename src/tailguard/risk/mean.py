@@ -5,17 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from tailguard.risk.checks import Values, check_costs, check_weights, to_array
+from tailguard.risk.checks import Values, to_array
+from tailguard.risk.measure import RiskMeasure
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(RiskMeasure):
     """E C: u(t) = t, so φ_ν(c) = c whatever the threshold."""
-
-    def value(self, costs: Values, weights: Values | None = None) -> float:
-        """The weighted mean."""
-        array = check_costs(costs)
-        return float(array @ check_weights(weights, array.size))
 
     def penalty(self, costs: Values, threshold: Values = 0.0) -> Float[np.ndarray, "..."]:
         """The cost itself, broadcast to the threshold's shape."""
@@ -32,3 +28,19 @@ class Mean:
     ) -> Float[np.ndarray, "*rows"]:
         """The mean of each row; the weights of a row sum to 1."""
         return np.asarray(np.sum(costs * weights, axis=-1))
+
+    def threshold_rows(
+        self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]
+    ) -> Float[np.ndarray, "rows"]:
+        """The mean of each row."""
+        return self.value_rows(costs, weights)
+
+    @property
+    def slopes(self) -> Float[np.ndarray, "k"]:
+        """φ does not know ν."""
+        return np.zeros(1)
+
+    def sufficient_threshold(self, budget: float, smallest_cost: float) -> float:
+        """Any will do."""
+        del budget
+        return smallest_cost

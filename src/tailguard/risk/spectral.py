@@ -15,13 +15,14 @@ from tailguard.risk.checks import (
     check_tail_mass,
     check_weights,
     to_array,
-    warn_small_tail,
 )
+from tailguard.risk.cvar import CVaR
+from tailguard.risk.measure import RiskMeasure
 from tailguard.risk.tail import cvar_curve, var_rows
 
 
 @dataclass(frozen=True)
-class Spectral:
+class Spectral(RiskMeasure):
     """Σ_k w_k CVaR_{α_k}(C): not one OCE but a mixture, with a vector of thresholds, one each.
 
     Mixtures of CVaRs are the comonotone coherent measures; their suprema are all law-invariant
@@ -52,14 +53,6 @@ class Spectral:
         if abs(sum(self.weights) - 1.0) > 1e-6:
             raise InputError(f"weights must sum to 1, got {sum(self.weights):g}")
 
-    def value(self, costs: Values, weights: Values | None = None) -> float:
-        """The weighted mixture; warns where the thinnest tail that counts has N·α < 10."""
-        array = check_costs(costs)
-        mass = check_weights(weights, array.size)
-        used = [a for a, w in zip(self.tail_masses, self.weights, strict=True) if w > 0]
-        warn_small_tail(mass, min(used))
-        return float(self.value_rows(array, mass))
-
     def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """Σ_k w_k (ν_k + max(c − ν_k, 0)/α_k).
 
@@ -89,3 +82,38 @@ class Spectral:
         """The mixture for each row; the weights of a row sum to 1. No checks, no warning."""
         curve = cvar_curve(costs, weights, np.asarray(self.tail_masses))
         return np.asarray(np.tensordot(np.asarray(self.weights), curve, axes=1))
+
+    def threshold_rows(
+        self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]
+    ) -> Float[np.ndarray, "rows k"]:
+        """VaR of each row at each tail mass."""
+        return np.stack([var_rows(costs, weights, a) for a in self.tail_masses], axis=-1)
+
+    @property
+    def threshold_shape(self) -> tuple[int, ...]:
+        """One threshold a CVaR."""
+        return (len(self.tail_masses),)
+
+    @property
+    def smallest_tail(self) -> float:
+        """The thinnest tail that has a weight."""
+        return float(min(self._used))
+
+    @property
+    def slopes(self) -> Float[np.ndarray, "k"]:
+        """Each CVaR's weight."""
+        return np.asarray(self.weights, dtype=np.float64)
+
+    @property
+    def minimiser_is_a_cost(self) -> bool:
+        """Each VaR is."""
+        return True
+
+    def relaxation(self) -> CVaR:
+        """The CVaR of the widest tail that has a weight: no CVaR of a thinner one is smaller."""
+        return CVaR(max(self._used))
+
+    @property
+    def _used(self) -> list[float]:
+        pairs = zip(self.tail_masses, self.weights, strict=True)
+        return [float(tail_mass) for tail_mass, weight in pairs if weight > 0]

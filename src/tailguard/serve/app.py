@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.serve.completion import chat_completion, chat_events
+from tailguard.serve.fail_closed import GuardedDecoder, answer_all
 from tailguard.serve.failures import (
     ApiError,
     bad_request,
@@ -24,7 +25,6 @@ from tailguard.serve.failures import (
     from_input_error,
     not_ready,
 )
-from tailguard.serve.guarded import GuardedDecoder, answer_all
 from tailguard.serve.request import ChatRequest
 from tailguard.serve.worker import Worker
 

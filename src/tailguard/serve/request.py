@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tailguard.data import Prompt
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+from tailguard.serve.fail_closed import GuardedDecoder, accepted_settings, calibrated_values
 from tailguard.serve.failures import bad_request
-from tailguard.serve.guarded import GuardedDecoder, accepted_settings, calibrated_values
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tailguard.errors import InputError
 from tailguard.serve.app import create_app
-from tailguard.serve.guarded import GuardedDecoder
+from tailguard.serve.fail_closed import GuardedDecoder
 
 
 def serve_decoder(

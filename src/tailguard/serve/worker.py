@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from tailguard.errors import InputError
+from tailguard.serve.fail_closed import GuardedDecoder
 from tailguard.serve.failures import not_ready, queue_full
-from tailguard.serve.guarded import GuardedDecoder
 
 T = TypeVar("T")
 

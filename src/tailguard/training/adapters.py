@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, load_policy
-from tailguard.training.random_state import seeded
+from tailguard.models.quiet import without_announcements
+from tailguard.models.random_state import seeded
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -55,7 +53,7 @@ def open_adapter(
     if start_adapter is not None:
         if not (Path(start_adapter) / "adapter_config.json").is_file():
             raise InputError(f"start_adapter={str(start_adapter)!r}: no adapter_config.json there")
-        with without_renaming_noise():
+        with without_announcements():
             opened = cast(Any, PeftModel).from_pretrained(
                 policy.model, str(start_adapter), is_trainable=True
             )
@@ -70,7 +68,7 @@ def open_adapter(
         target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
         task_type="CAUSAL_LM",
     )
-    with seeded(seed), without_renaming_noise():
+    with seeded(seed), without_announcements():
         return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
 
 
@@ -88,11 +86,3 @@ def save_adapter(model: Any, folder: Path) -> Path:
         config["target_modules"] = sorted(cast("list[str]", config["target_modules"]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return folder
-
-
-@contextmanager
-def without_renaming_noise() -> Generator[None]:
-    """Silence: peft 0.21 and TRL 1.16 ask transformers 5.23 for a name that it will rename."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-        yield

@@ -17,8 +17,8 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
+from tailguard.models.random_state import seeded
 from tailguard.training.adapters import TrainedAdapter, open_adapter, save_adapter
-from tailguard.training.random_state import seeded
 from tailguard.training.weighted_likelihood import (
     Progress,
     Row,

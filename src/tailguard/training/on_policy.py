@@ -16,17 +16,16 @@ from transformers import PrinterCallback, TrainerCallback
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.policy import Policy, render_prompt, tokenize_prompts
-from tailguard.models.quiet import quiet_transformers
-from tailguard.models.scorer import Scorer
+from tailguard.models.quiet import quiet_transformers, without_announcements
+from tailguard.models.random_state import seeded
+from tailguard.scorers.scorer import Scorer
 from tailguard.training.adapters import (
     TrainedAdapter,
     open_adapter,
     save_adapter,
-    without_renaming_noise,
 )
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.pid import PID
-from tailguard.training.random_state import seeded
 from tailguard.training.rloo import RiskConstrainedRLOOTrainer
 from tailguard.training.weighted_likelihood import Progress
 
@@ -129,7 +128,7 @@ def train_rloo(
     start = time.perf_counter()
     with (
         quiet_transformers(),
-        without_renaming_noise(),
+        without_announcements(),
         seeded(settings.seed),
         tempfile.TemporaryDirectory() as scratch,
     ):

@@ -15,8 +15,8 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
-from tailguard.planning import RiskConstraint
 from tailguard.risk import Mean
+from tailguard.risk.limit import RiskLimit
 from tailguard.training.dual import (
     Dual,
     DualState,
@@ -59,7 +59,7 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         reward_funcs: Any,
         *,
         cost_funcs: Any = (),
-        constraints: Sequence[RiskConstraint | PlannedConstraint] = (),
+        constraints: Sequence[RiskLimit | PlannedConstraint] = (),
         thresholds: Any = None,
         multipliers: Any = 0.0,
         args: RLOOConfig | None = None,
@@ -73,7 +73,7 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
             cost_funcs: one or a list, of the same form; larger is worse.
             constraints: what the costs must keep. As many as cost functions: one each; else all on
                 the one cost function. A `PlannedConstraint` says itself which.
-            thresholds: ν of each `RiskConstraint`, as `Solution.threshold`.
+            thresholds: ν of each `RiskLimit`, as `Solution.threshold`.
             multipliers: λ₀ of each, as `Solution.multiplier`.
             args: TRL's configuration; also read here: beta.
             **trl_arguments: passed on, except pid (a `PID`) and window_size (costs kept).
@@ -201,7 +201,7 @@ def _as_list(functions: Any) -> list[Any]:
 
 
 def _planned(
-    constraints: Sequence[RiskConstraint | PlannedConstraint],
+    constraints: Sequence[RiskLimit | PlannedConstraint],
     thresholds: Any,
     multipliers: Any,
     num_costs: int,
@@ -209,7 +209,7 @@ def _planned(
     count = len(constraints)
     nus = _per_constraint("thresholds", thresholds, count)
     lambdas = _per_constraint("multipliers", multipliers, count)
-    plain = sum(isinstance(c, RiskConstraint) for c in constraints)
+    plain = sum(isinstance(c, RiskLimit) for c in constraints)
     if plain and num_costs > 1 and count != num_costs:
         raise InputError(
             f"{count} constraints for {num_costs} cost_funcs: give one each, or say which cost"
@@ -221,7 +221,7 @@ def _planned(
     )
 
 
-def _plan(constraint: RiskConstraint, nu: Any, lam: Any, column: int) -> PlannedConstraint:
+def _plan(constraint: RiskLimit, nu: Any, lam: Any, column: int) -> PlannedConstraint:
     if constraint.scope != "pooled":
         raise InputError('scope="per_prompt": training takes constraints of scope "pooled"')
     if nu is None and not isinstance(constraint.measure, Mean):

@@ -23,8 +23,8 @@ def chain(monkeypatch):
     def put(run_chain):
         fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)
         monkeypatch.setitem(sys.modules, "tailguard.pipeline.chain", fake)
-        monkeypatch.setitem(sys.modules, "tailguard.pipeline.quiet", fake)
-        monkeypatch.setattr("tailguard.pipeline.side_by_side.warm_up", lambda: None)
+        monkeypatch.setitem(sys.modules, "tailguard.models.quiet", fake)
+        monkeypatch.setattr("tailguard.pipeline.workers.warm_up", lambda: None)
 
     return put
 
@@ -120,8 +120,8 @@ def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, m
     chain(
         lambda recipe, root, **options: {n: root / n for n in ("evaluate", "report", "calibrate")}
     )
-    monkeypatch.setitem(sys.modules, "tailguard.pipeline.report", report)
-    monkeypatch.setitem(sys.modules, "tailguard.evaluation.table", table)
+    monkeypatch.setitem(sys.modules, "tailguard.pipeline.stages.report", report)
+    monkeypatch.setitem(sys.modules, "tailguard.evaluation.report.table", table)
     status, out, _ = command("run", recipe, "--out", "there")
     assert status == 0
     assert [name in out for name in ("policy", "base", "cvar", "0.5")] == [True] * 4
@@ -132,7 +132,7 @@ def test_the_plan_prints_its_frontier(chain, command, recipe, monkeypatch):
     rows = [{"tail_mass": 0.1, "budget": 0.25}]
     plan = types.SimpleNamespace(frontier_rows=lambda directory: rows)
     chain(lambda recipe, root, **options: {"plan": root / "plan-1"})
-    monkeypatch.setitem(sys.modules, "tailguard.pipeline.plan", plan)
+    monkeypatch.setitem(sys.modules, "tailguard.pipeline.stages.plan", plan)
     status, out, _ = command("plan", recipe, "--out", "there")
     assert status == 0
     assert "0.25" in out
@@ -237,7 +237,7 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
         "import resource, sys, types; sys.path.insert(0, sys.argv[1])\n"
         "from test_exit_statuses import write_four_megabytes as run_chain\n"
         "fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)\n"
-        "sys.modules['tailguard.pipeline.chain'] = sys.modules['tailguard.pipeline.quiet'] = fake\n"
+        "sys.modules['tailguard.pipeline.chain'] = sys.modules['tailguard.models.quiet'] = fake\n"
         "from tailguard.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "main(['bank', *sys.argv[2:]])\n"

@@ -19,8 +19,8 @@ from tailguard.decoding import (
     name_measure,
 )
 from tailguard.errors import InfeasibleError, InputError, ScoreError
-from tailguard.models.process_heads import ProcessHeads
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+from tailguard.values.process_heads import ProcessHeads
 
 FALLBACK = "c c c"
 PROMPTS = ["a b", "c", "b b a c a", "a"]

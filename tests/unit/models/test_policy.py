@@ -89,7 +89,6 @@ def test_every_stop_token_counts(policy):
     assert Policy(model, policy.tokenizer).stop_token_ids == (1, 3, 5)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
 def test_an_adapter_is_merged(checkpoint, policy, tmp_path):
     base = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

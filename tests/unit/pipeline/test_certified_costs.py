@@ -15,8 +15,8 @@ from tailguard.decoding import (
 )
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.errors import InputError
-from tailguard.pipeline.calibrate import served_costs
-from tailguard.pipeline.decoder_files import guided_names
+from tailguard.pipeline.decoder_artifact import guided_names
+from tailguard.pipeline.stages.calibrate import served_costs
 
 SETTING = DecodingSetting(
     policy="p",

@@ -89,11 +89,11 @@ def load():
     def load(base, adapter=None):
         from peft import PeftModel
 
-        from tailguard.training.adapters import without_renaming_noise
+        from tailguard.models.quiet import without_announcements
 
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         if adapter is not None:
-            with without_renaming_noise():
+            with without_announcements():
                 model = PeftModel.from_pretrained(model, adapter)
         return model.eval()
 

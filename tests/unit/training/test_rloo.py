@@ -14,11 +14,11 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
+from tailguard.models.quiet import without_announcements
+from tailguard.models.random_state import seeded
 from tailguard.planning import RiskConstraint
 from tailguard.risk import CVaR, Mean
-from tailguard.training.adapters import without_renaming_noise
 from tailguard.training.dual import PlannedConstraint
-from tailguard.training.random_state import seeded
 from tailguard.training.rloo import DUAL_STATE_NAME, RiskConstrainedRLOOTrainer
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("a b", "c", "d e a", "b b")]
@@ -50,7 +50,7 @@ def arguments(folder, **changes):
         "activation_checkpointing": False,
         "dataloader_pin_memory": False,
     } | changes
-    with without_renaming_noise():
+    with without_announcements():
         return RLOOConfig(**settings)
 
 
@@ -59,7 +59,7 @@ def make(tiny_base, tmp_path):
     """A trainer of either class on a fresh LoRA policy."""
 
     def make(kind=RiskConstrainedRLOOTrainer, changes=None, **ours):
-        with seeded(0), without_renaming_noise():
+        with seeded(0), without_announcements():
             model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
             model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
             trainer = kind(
@@ -77,7 +77,7 @@ def make(tiny_base, tmp_path):
 
 
 def train(trainer, **how):
-    with seeded(1), without_renaming_noise():
+    with seeded(1), without_announcements():
         trainer.train(**how)
     weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if "lora" in n}
     return trainer.state.log_history, weights

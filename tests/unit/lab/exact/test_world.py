@@ -6,7 +6,7 @@ from scipy import stats
 
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.lab.exact import TruthScorer, make_exact_world, truth_function
-from tailguard.models.scorer import Scorer
+from tailguard.scorers.scorer import Scorer
 
 
 def test_every_response_is_there_once_in_order():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailguard.decoding import sample_responses
+from tailguard.engines import sample_responses
 from tailguard.lab.sandbox import (
     TruthScorer,
     base_policy_path,

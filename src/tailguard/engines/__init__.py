@@ -1,0 +1,23 @@
+"""Who produces tokens: prompts read once, caches forked and gathered, tokens drawn under one law.
+
+`DecodingPolicy` and `Rows` (in ``stepping``) are the protocol; decoding and the pipeline know
+nothing else about models.
+"""
+
+from tailguard.engines.logit_mix import LogitMix
+from tailguard.engines.sample import Responses, sample_responses
+from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
+from tailguard.engines.stepping import DecodingPolicy, SinglePolicy
+from tailguard.engines.teacher_forcing import response_hidden_states, response_log_probs
+
+__all__ = [
+    "DecodingPolicy",
+    "LogitMix",
+    "Responses",
+    "SamplingLaw",
+    "SinglePolicy",
+    "prompt_seeds",
+    "response_hidden_states",
+    "response_log_probs",
+    "sample_responses",
+]

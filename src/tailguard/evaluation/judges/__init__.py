@@ -1,0 +1,1 @@
+"""Who judges: scores that took no part in training or selection."""

@@ -1,0 +1,109 @@
+"""Figures of cost distributions, their worst tenth marked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tailguard.evaluation.report.figure_style import (
+    Canvas,
+    Look,
+    finite,
+    label_below,
+    new_figure,
+    panels,
+    share_axis,
+    share_legend,
+)
+from tailguard.risk import CVaR, SmallTailWarning
+
+Looks = Mapping[str, Look]
+
+_TAIL_MASS = 0.1
+
+
+def draw_tails(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
+    """P(C > c) of every policy on one logarithmic panel."""
+    if not costs:
+        return None
+    figure = new_figure(4.6)
+    (axis,) = panels(figure, 1)
+    for name, values in costs.items():
+        look, ordered = looks[name], np.sort(finite(values))
+        if ordered.size == 0:
+            continue
+        above = 1.0 - np.arange(1, ordered.size + 1) / ordered.size
+        axis.step(
+            ordered[:-1],
+            above[:-1],
+            where="post",
+            color=look.colour,
+            ls=look.line,
+            lw=1.5,
+            label=name,
+        )
+        _, mean = _tail(ordered)
+        share = max(float((ordered > mean).mean()), 0.5 / ordered.size)
+        axis.plot(mean, share, look.marker, color=look.colour, ms=7, mec="white", mew=0.8)
+    share_axis(axis)
+    axis.axhline(_TAIL_MASS, color="#888888", lw=0.9, ls="--")
+    axis.annotate(
+        "worst tenth",
+        (1.0, _TAIL_MASS),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        xytext=(0, 3),
+        textcoords="offset points",
+        color="#555555",
+        fontsize=9,
+    )
+    axis.axvline(0.0, color="#bbbbbb", lw=0.9)
+    axis.set_xlabel("cost c (above 0 is unsafe)")
+    axis.set_ylabel("share of answers with cost above c")
+    share_legend(figure, [axis])
+    return figure
+
+
+def draw_costs(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
+    """A histogram a policy, its worst tenth dark."""
+    found = {name: finite(values) for name, values in costs.items()}
+    found = {name: values for name, values in found.items() if values.size}
+    if not found:
+        return None
+    everything = np.concatenate(list(found.values()))
+    edges = np.histogram_bin_edges(everything, bins=48)
+    figure = new_figure(0.4 + 1.75 * (-(-len(found) // 2)))
+    axes = panels(figure, len(found), sharex=True, sharey=True)
+    for axis, (name, values) in zip(axes, found.items(), strict=True):
+        start, mean = _tail(values)
+        look, weights = looks[name], np.full(values.size, 1.0 / values.size)
+        axis.hist(values, edges, weights=weights, color=look.colour, alpha=0.35)
+        worst = values >= start
+        axis.hist(values[worst], edges, weights=weights[worst], color=look.colour)
+        axis.axvline(start, color="#222222", ls="--", lw=1.0)
+        axis.axvline(mean, color="#222222", lw=1.4)
+        axis.annotate(
+            f"CVaR.1 {mean:.2f}",
+            (mean, 0.97),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=9,
+        )
+        share_axis(axis)
+        axis.set_title(name)
+    label_below(axes, "cost (above 0 is unsafe)")
+    figure.supylabel("share of answers", fontsize=10)
+    return figure
+
+
+def _tail(costs: np.ndarray) -> tuple[float, float]:
+    """VaR and CVaR of the worst tenth."""
+    measure = CVaR(_TAIL_MASS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallTailWarning)
+        return float(measure.minimiser(costs)), float(measure.value(costs))

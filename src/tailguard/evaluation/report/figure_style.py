@@ -1,0 +1,165 @@
+"""How figures look: one colour a policy on every figure, a canvas without global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from tailguard.evaluation.report.findings import decoded_policy
+
+# Matplotlib's stubs leave keyword arguments untyped.
+Canvas = Any
+Panel = Any
+
+_BASE_COLOUR = "#444444"
+# Okabe & Ito's colours that read on white, then four of Tol's.
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#8C6D00",
+    "#56B4E9",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#332288",
+)
+_GUIDED_MARKERS = ("D", "^", "v", "P", "X")
+_GUIDED_LINES = ("--", ":", "-.")
+_DOTS_PER_INCH = 160
+_WIDTH_INCHES = 7.0
+
+SETTINGS = {
+    "font.size": 10.0,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "text.parse_math": False,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.06,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one policy is drawn, on every figure.
+
+    Attributes:
+        colour: of its policy; a guided decoder shares it with the policy that it decodes from.
+        marker: square for the base, disc for trained ones, others for guided ones.
+        line: solid but for guided ones.
+    """
+
+    colour: str
+    marker: str
+    line: str
+
+
+def looks_of(rows: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> dict[str, Look]:
+    """A look for each row of an evaluation record, then for names that no row has."""
+    looks: dict[str, Look] = {}
+    colours = iter(_COLOURS * (1 + (len(rows) + len(others)) // len(_COLOURS)))
+    for row in rows:
+        if row.get("kind") != "guided":
+            is_base = row.get("kind") == "base"
+            colour = _BASE_COLOUR if is_base else next(colours)
+            looks[str(row["name"])] = Look(colour, "s" if is_base else "o", "-")
+    guided: dict[str, int] = {}
+    for row in rows:
+        if row.get("kind") == "guided":
+            own = decoded_policy(row)
+            rank = guided[own] = guided.get(own, -1) + 1
+            colour = looks[own].colour if own in looks else next(colours)
+            marker = _GUIDED_MARKERS[rank % len(_GUIDED_MARKERS)]
+            looks[str(row["name"])] = Look(colour, marker, _GUIDED_LINES[rank % len(_GUIDED_LINES)])
+    for name in others:
+        if name not in looks:
+            looks[name] = Look(next(colours), "o", "-")
+    return looks
+
+
+def new_figure(height_inches: float) -> Canvas:
+    """An empty figure on an Agg canvas; call within `styled`."""
+    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(figure: Canvas, num: int, num_columns: int = 2, **shared: Any) -> list[Panel]:
+    """So many axes in a grid; the rest of the grid stays empty."""
+    num_columns = min(num, num_columns)
+    grid = figure.subplots(-(-num // num_columns), num_columns, squeeze=False, **shared)
+    axes: list[Panel] = list(grid.ravel())
+    for spare in axes[num:]:
+        spare.set_axis_off()
+    return axes[:num]
+
+
+def label_below(axes: Sequence[Panel], label: str, num_columns: int = 2) -> None:
+    """Label and ticks of a shared x axis, under the last panel of each column."""
+    for axis in axes[-num_columns:]:
+        axis.set_xlabel(label)
+        axis.tick_params(labelbottom=True)
+
+
+def share_legend(figure: Canvas, axes: Sequence[Panel], num_columns: int = 3) -> None:
+    """One legend below all panels, each label once."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            entries.setdefault(str(label), handle)
+    if entries:
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="outside lower center",
+            ncols=min(num_columns, len(entries)),
+        )
+
+
+def to_png(figure: Canvas) -> bytes:
+    """The figure as PNG; the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def styled() -> Any:
+    """Settings of all figures, in force within the ``with`` block."""
+    return cast(Any, mpl).rc_context(SETTINGS)
+
+
+def share_axis(axis: Panel) -> None:
+    """A logarithmic y axis of shares, as per cent."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_per_cent)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _per_cent(share: float, _: int) -> str:
+    return f"{100 * share:g}%"
+
+
+def finite(values: Any) -> np.ndarray:
+    """The finite values, 1-D."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]

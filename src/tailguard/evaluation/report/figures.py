@@ -1,0 +1,191 @@
+"""The figures of a report. Each function draws one; None where there is nothing to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tailguard.evaluation.report.figure_costs import draw_costs, draw_tails
+from tailguard.evaluation.report.figure_style import (
+    Canvas,
+    Look,
+    Panel,
+    looks_of,
+    new_figure,
+    panels,
+    share_legend,
+    styled,
+    to_png,
+)
+from tailguard.evaluation.report.figure_training import draw_training
+from tailguard.evaluation.report.findings import budget_metric
+from tailguard.evaluation.report.table import METRIC_COLUMNS, metric_of, to_number
+
+Row = Mapping[str, Any]
+Looks = Mapping[str, Look]
+
+
+class Drawn(NamedTuple):
+    """A figure as PNG, with what is said of it.
+
+    Attributes:
+        name: of the file, without ending.
+        png: the picture.
+        title: heading.
+        caption: how to read it; also what is read out in its place.
+    """
+
+    name: str
+    png: bytes
+    title: str
+    caption: str
+
+
+_TITLES = {
+    "policies": (
+        "Policies and decoders",
+        "Estimates and 95% intervals by the judge. The grey band is the base policy's interval.",
+    ),
+    "frontier": (
+        "Reward–tail frontier",
+        "By the training scorers, one panel a tail mass. Lines: what the plan says can be had on"
+        " the sample bank; hollow where fewer than ten samples carry it. Points: what policies"
+        " measure, with 95% intervals. Dotted: the budgets on that tail, each under its mark.",
+    ),
+    "tails": (
+        "How often a cost is exceeded",
+        "Share of answers whose cost is above each value, by the judge, on a logarithmic scale:"
+        " lower is safer. Marks: the mean of the worst tenth (CVaR.1).",
+    ),
+    "costs": (
+        "Cost distributions",
+        "Answers by cost, by the judge, on a logarithmic scale. Dark: the worst tenth. Dashed:"
+        " where it begins (VaR.1). Solid: its mean (CVaR.1).",
+    ),
+    "training": (
+        "Training",
+        "What on-policy training saw at each step: the multiplier λ, the threshold ν, by how much"
+        " the constraint is violated, how many recent costs lie in the tail.",
+    ),
+}
+_FEW_SAMPLES = 10.0
+
+
+def draw_figures(record: Mapping[str, Any]) -> list[Drawn]:
+    """All figures that the record has data for; `report.write_report` says what it holds."""
+    rows: Sequence[Row] = record.get("rows") or ()
+    costs: Mapping[str, Any] = record.get("costs") or {}
+    curves: Mapping[str, Any] = record.get("curves") or {}
+    looks = looks_of(rows, [*costs, *curves])
+    with styled():
+        figures = {
+            "policies": draw_policies(rows, looks),
+            "frontier": draw_frontier(record.get("frontier") or (), rows, looks),
+            "tails": draw_tails(costs, looks),
+            "costs": draw_costs(costs, looks),
+            "training": draw_training(curves, looks),
+        }
+        return [
+            Drawn(name, to_png(figure), *_TITLES[name])
+            for name, figure in figures.items()
+            if figure is not None
+        ]
+
+
+def draw_policies(rows: Sequence[Row], looks: Looks) -> Canvas | None:
+    """Each metric of the table with its interval, policies below each other."""
+    columns = [c for c in METRIC_COLUMNS if any(metric_of(row, c.key) for row in rows)]
+    if not columns:
+        return None
+    num_lines = -(-len(columns) // 2)
+    figure = new_figure(num_lines * (0.8 + 0.26 * len(rows)))
+    names = [str(row["name"]) for row in rows]
+    for axis, column in zip(panels(figure, len(columns), sharey=True), columns, strict=True):
+        scale = 100.0 if column.is_rate else 1.0
+        for place, row in enumerate(rows):
+            interval = _interval(row, column.key, "metrics") * scale
+            look = looks[names[place]]
+            _cross(axis, interval, np.full(3, float(place)), look, None)
+            if row.get("kind") == "base" and np.isfinite(interval).all():
+                axis.axvspan(interval[1], interval[2], color="#dddddd", lw=0, zorder=0)
+        axis.set_title(f"{column.heading} (%)" if column.is_rate else column.heading)
+        axis.set_yticks(range(len(rows)), names)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_frontier(frontier: Sequence[Row], rows: Sequence[Row], looks: Looks) -> Canvas | None:
+    """Reward against risk, planned as a line and measured as points, a panel for each tail mass."""
+    tail_masses = sorted({to_number(point.get("tail_mass")) for point in frontier})
+    if not tail_masses:
+        return None
+    figure = new_figure(0.5 + 3.0 * (-(-len(tail_masses) // 2)))
+    axes = panels(figure, len(tail_masses))
+    for axis, tail_mass in zip(axes, tail_masses, strict=True):
+        _planned(axis, [p for p in frontier if to_number(p.get("tail_mass")) == tail_mass])
+        for row in rows:
+            look = looks[str(row["name"])]
+            risk = _interval(row, f"cvar_{tail_mass:g}", "scorer_metrics")
+            reward = _interval(row, "reward", "scorer_metrics")
+            _cross(axis, risk, reward, look, str(row["name"]))
+            _budget(axis, row, tail_mass, look)
+        axis.set_title("mean cost" if tail_mass == 1 else f"tail mass {tail_mass:g}")
+        axis.set_xlabel("mean cost" if tail_mass == 1 else f"CVaR{_short(tail_mass)} of cost")
+        axis.set_ylabel("reward")
+    share_legend(figure, axes)
+    return figure
+
+
+def _planned(axis: Panel, points: Sequence[Row]) -> None:
+    points = sorted(points, key=lambda point: to_number(point.get("risk")))
+    risk = np.array([to_number(point.get("risk")) for point in points])
+    reward = np.array([to_number(point.get("reward")) for point in points])
+    size = np.array([to_number(point.get("effective_sample_size")) for point in points])
+    axis.plot(risk, reward, color="#777777", lw=1.4, zorder=1, label="planned")
+    few = size < _FEW_SAMPLES
+    for chosen, fill in ((few, "white"), (~few, "#777777")):
+        axis.plot(risk[chosen], reward[chosen], ".", color="#777777", mfc=fill, ms=6, zorder=1)
+
+
+def _budget(axis: Panel, row: Row, tail_mass: float, look: Look) -> None:
+    """A dotted line at the row's budget, its marker at the top, if this is the tail it limits."""
+    budget, limited = to_number(row.get("budget")), budget_metric(row)
+    here = {f"cvar_{tail_mass:g}", "cost" if tail_mass == 1 else ""}
+    if limited in here and np.isfinite(budget):
+        axis.axvline(budget, color=look.colour, ls=":", lw=1.2, zorder=1)
+        top = axis.get_xaxis_transform()
+        axis.plot(budget, 0.97, look.marker, color=look.colour, ms=4, transform=top, ls="none")
+
+
+def _cross(axis: Panel, x: np.ndarray, y: np.ndarray, look: Look, label: str | None) -> None:
+    """A point with interval bars; ends that are infinite or unknown are not drawn."""
+    if not (np.isfinite(x[0]) and np.isfinite(y[0])):
+        return
+    for ends, other, draw in ((x, y, axis.hlines), (y, x, axis.vlines)):
+        low, high = (end if np.isfinite(end) else ends[0] for end in ends[1:])
+        draw(other[0], low, high, color=look.colour, lw=1.6, zorder=2)
+    axis.plot(
+        x[0],
+        y[0],
+        look.marker,
+        color=look.colour,
+        ms=6.5,
+        mec="white",
+        mew=0.7,
+        zorder=3,
+        ls="none",
+        label=label,
+    )
+
+
+def _interval(row: Row, key: str, metrics: str) -> np.ndarray:
+    """Estimate, lower and upper end, [3]; NaN where there are none."""
+    found: Row = metric_of(row, key, metrics) or {}
+    return np.array([to_number(found.get(part)) for part in ("estimate", "lower", "upper")])
+
+
+def _short(tail_mass: float) -> str:
+    return f"{tail_mass:g}".removeprefix("0")

@@ -1,0 +1,143 @@
+"""A Decoder artifact as one that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailguard.artifacts import find_artifact, read_json, require_sealed, write_json
+from tailguard.decoding import (
+    CalibratedProfile,
+    Certificate,
+    Decoder,
+    DecodingSetting,
+    GuidedPolicy,
+)
+from tailguard.errors import InputError
+from tailguard.models.policy import load_policy
+from tailguard.pipeline.scorer_artifact import load_scorers
+from tailguard.pipeline.sources import model_hashes, model_path
+from tailguard.values.process_heads import ProcessHeads
+
+DECODER_NAME = "decoder.json"
+
+
+@dataclass(frozen=True)
+class DecoderFile:
+    """What ``decoder.json`` holds.
+
+    Attributes:
+        model: the reference policy.
+        model_hash: its content hash; another model of the same name is refused.
+        trust_remote_code: whether its own code may run.
+        cost_bound: declared largest cost, for certificates.
+        max_scorer_tokens: longest text that is scored.
+        profiles: the calibrated grid.
+        thresholds: ν of each profile's certificate.
+        scorer_hashes: published scorer → its content hash; a changed one is refused. Scorers that
+            were fitted lie in the artifact itself.
+    """
+
+    model: str
+    model_hash: str
+    trust_remote_code: bool
+    cost_bound: float
+    max_scorer_tokens: int
+    profiles: tuple[CalibratedProfile, ...]
+    thresholds: tuple[float, ...]
+    scorer_hashes: dict[str, str] = field(default_factory=dict[str, str])
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> DecoderFile:
+        """Read what `write` wrote."""
+        fields: dict[str, Any] = read_json(path)
+        profiles = tuple(_profile(entry) for entry in fields.pop("profiles"))
+        thresholds = tuple(float(nu) for nu in fields.pop("thresholds"))
+        return cls(profiles=profiles, thresholds=thresholds, **fields)
+
+
+def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
+    """The folder of a decoder and what its file says, looked at without loading any model.
+
+    Raises:
+        InputError: not a decoder, its files were changed, or the reference model or a published
+            scorer that it was made on is gone or another one.
+    """
+    directory = find_artifact(Path(path), "Decoder")
+    require_sealed(directory)
+    content = DecoderFile.read(directory / DECODER_NAME)
+    made_on = {content.model: content.model_hash} | content.scorer_hashes
+    for model, found in model_hashes(made_on).items():
+        if found != made_on[model]:
+            raise InputError(
+                f"{directory}: was made on another version of the model {model};"
+                " put that version back or run the recipe again"
+            )
+    return directory, content
+
+
+def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
+    """The decoder in an artifact or in a run's folder.
+
+    Raises:
+        InputError: as `check_decoder`, or a model in it cannot be read.
+    """
+    directory, content = check_decoder(path)
+    reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
+    return Decoder(
+        {
+            folder.name: _guided_policy(folder, content)
+            for folder in sorted((directory / "policies").iterdir())
+        },
+        content.profiles,
+        cost_scorer=cost,
+        reward_scorer=reward,
+        batch_size=batch_size,
+    )
+
+
+def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
+    """What tables call guided decoders: as short as tells them apart.
+
+    Raises:
+        InputError: two profiles are the same.
+    """
+    for form in ("≤{1:.2f}", "CVaR{0:g} ≤{1:.2f}", "CVaR{0:g} ≤{1!r}"):
+        names = [
+            f"{profile.setting.policy}+guided {form.format(profile.tail_mass, profile.budget)}"
+            for profile in profiles
+        ]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("values.guided: two entries are the same; keep one of them")
+
+
+def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
+    adapter = folder / "adapter"
+    policy = load_policy(
+        model_path(content.model),
+        adapter if adapter.is_dir() else None,
+        trust_remote_code=content.trust_remote_code,
+    )
+    return GuidedPolicy(policy, ProcessHeads.load(folder / "heads.safetensors"))
+
+
+def _profile(fields: dict[str, Any]) -> CalibratedProfile:
+    setting, certificate = fields["setting"], fields["certificate"]
+    level = float(setting["acceptance_level"])  # infinities are written as text
+    if certificate is not None:
+        bound = float(certificate["risk_upper_bound"])
+        certificate = Certificate(**certificate | {"risk_upper_bound": bound})
+    return CalibratedProfile(
+        measure_name=fields["measure_name"],
+        tail_mass=fields["tail_mass"],
+        budget=fields["budget"],
+        setting=DecodingSetting(**setting | {"acceptance_level": level}),
+        certificate=certificate,
+    )

@@ -1,0 +1,221 @@
+"""``calibrate``: GuidedPolicy → Decoder: acceptance levels, and certificates on other prompts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailguard.artifacts import write_json
+from tailguard.config import Recipe
+from tailguard.data import Prompt
+from tailguard.data.table import write_table
+from tailguard.decoding import (
+    Answer,
+    CalibratedProfile,
+    Certificate,
+    Decoder,
+    DecodingSetting,
+    Draft,
+    GuidedPolicy,
+)
+from tailguard.decoding.acceptance import choose_acceptance_level
+from tailguard.engines import prompt_seeds
+from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
+from tailguard.pipeline.scorer_artifact import load_scorer_pair, published_scorers
+from tailguard.pipeline.sources import model_hashes, policy_input
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_guided
+from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
+from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, policy_directories
+from tailguard.pipeline.workers import map_side_by_side
+from tailguard.risk import CVaR, cvar_upper_bound
+from tailguard.values.process_heads import ProcessHeads
+
+CERTIFICATES_NAME = "certificates.json"
+SEEN_NAME = "seen_prompts.parquet"
+_PART = 256
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "decoding": recipe.decoding.model_dump(),
+        "policy": recipe.policy.model_dump(),
+        "scorers": recipe.scorers.model_dump(include={"cost_bound", "max_tokens"}),
+    }
+
+
+def _build(work: Work) -> dict[str, Any]:
+    plans = read_guided(work.parents["fit-values"])
+    made = map_side_by_side(_calibrate, work, plans)
+    profiles = [profile for profile, _ in made]
+    certificates = [certificate for _, certificate in made]
+    _write(work, plans, profiles, certificates)
+    return {"certificates": certificates}
+
+
+STAGE = Stage(
+    "calibrate",
+    "Decoder",
+    4,
+    ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
+    _config,
+    policy_input,
+    _build,
+)
+
+
+def draft_in_parts(
+    decoder: Decoder,
+    prompts: Sequence[Prompt],
+    setting: DecodingSetting,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> list[Draft]:
+    """Drafts of many prompts, with progress; the same as in one go."""
+    seeds = prompt_seeds(seed, len(prompts))
+    drafts: list[Draft] = []
+    for start in range(0, len(prompts), _PART):
+        rows = slice(start, start + _PART)
+        drafts += decoder.draft(prompts[rows], setting, seed=seeds[rows])
+        on_progress(len(drafts), len(prompts))
+    return drafts
+
+
+def served_costs(answers: Sequence[Answer], bound: float) -> np.ndarray:
+    """Pessimistic cost of what is served, [prompts], at most ``bound``.
+
+    A fallback without a score counts as the worst there can be.
+    """
+    return np.minimum([answer.risk_upper_bound for answer in answers], bound)
+
+
+def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[str, Any]]:
+    """The acceptance level, chosen on some prompts and certified on others."""
+    recipe, prepared = work.recipe, work.parents["prepare"]
+    bound = recipe.scorers.cost_bound
+    drafting = _profile(plan, recipe, np.inf)
+    scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
+    decoder = Decoder(
+        {plan.policy: _guided_policy(work, plan.policy)},
+        [drafting],
+        cost_scorer=scorers.cost.scorer,
+        reward_scorer=scorers.reward,  # as where it will serve: no score, no text
+        batch_size=recipe.bank.batch_size,
+    )
+    # Certificates hold together: each is made at a share of what may go wrong (a union bound).
+    num_plans = len(read_guided(work.parents["fit-values"]))
+    confidence = 1.0 - (1.0 - recipe.decoding.confidence) / num_plans
+
+    def draft(split: str) -> tuple[list[Prompt], list[Draft]]:
+        prompts = read_split(prepared, split)
+        return prompts, draft_in_parts(
+            decoder,
+            prompts,
+            drafting.setting,
+            seed=work.seed(split),
+            on_progress=work.steps(f"{split}: {plan.policy} ≤ {plan.budget:.3g}"),
+        )
+
+    prompts, drafts = draft("calibrate")
+    costs = np.array([draft.cost_bound for draft in drafts])
+    withhold_all = _profile(plan, recipe, -np.inf).setting
+    by_certificate = recipe.decoding.accept_by == "certificate"
+    choice = choose_acceptance_level(
+        np.minimum(costs, bound),
+        costs,
+        served_costs(decoder.settle(prompts, drafts, withhold_all), bound),
+        measure=CVaR(plan.tail_mass),
+        budget=plan.budget,
+        largest_cost=bound,
+        confidence=confidence,
+        num_certification=len(read_split(prepared, "certify")) if by_certificate else None,
+    )
+    prompts, drafts = draft("certify")
+    answers = decoder.settle(prompts, drafts, _profile(plan, recipe, choice.level).setting)
+    risk = cvar_upper_bound(
+        served_costs(answers, bound),
+        plan.tail_mass,
+        choice.threshold,
+        upper=bound,
+        confidence=confidence,
+    )
+    certificate = Certificate(float(risk), confidence, len(answers))
+    profile = _profile(plan, recipe, choice.level, certificate)
+    described = {"policy": plan.policy, "tail_mass": plan.tail_mass, "budget": plan.budget}
+    described |= asdict(certificate) | {"choice": asdict(choice)}
+    described |= {"certified": profile.covers(plan.budget)} | _intervention(drafts, answers)
+    return profile, described
+
+
+def _intervention(drafts: Sequence[Draft], answers: Sequence[Answer]) -> dict[str, float | None]:
+    """How often the decoder abstains, and on how many of the answers that the scorer calls safe."""
+    abstained = np.array([answer.abstained for answer in answers])
+    safe = np.array([draft.cost is not None and draft.cost.mean <= 0 for draft in drafts])
+    return {
+        "abstained": float(abstained.mean()),
+        "abstained_given_safe": float(abstained[safe].mean()) if safe.any() else None,
+    }
+
+
+def _profile(
+    plan: GuidedPlan, recipe: Recipe, level: float, certificate: Certificate | None = None
+) -> CalibratedProfile:
+    decoding = recipe.decoding
+    setting = DecodingSetting(
+        policy=plan.policy,
+        multiplier=plan.multiplier,
+        threshold=plan.threshold,
+        tail_mass=plan.tail_mass,
+        pessimism=decoding.pessimism,
+        acceptance_level=level,
+        max_candidates=decoding.max_candidates,
+        block_tokens=decoding.block_tokens,
+        max_new_tokens=recipe.policy.max_new_tokens,
+        temperature=recipe.policy.temperature,
+        fallback=decoding.fallback,
+    )
+    return CalibratedProfile("cvar", plan.tail_mass, plan.budget, setting, certificate)
+
+
+def _guided_policy(work: Work, name: str) -> GuidedPolicy:
+    heads = ProcessHeads.load(work.parents["fit-values"] / name / HEADS_NAME)
+    return GuidedPolicy(load_trained(work.recipe, work.parents["train"], name), heads)
+
+
+def _write(
+    work: Work,
+    plans: Sequence[GuidedPlan],
+    profiles: Sequence[CalibratedProfile],
+    certificates: list[dict[str, Any]],
+) -> None:
+    """Copy all that answering needs but models from elsewhere, which are named by their hashes."""
+    directory, recipe = work.directory, work.recipe
+    scorers = work.parents["fit-scorers"]
+    shutil.copytree(scorers, directory / "scorers", ignore=shutil.ignore_patterns("manifest.json"))
+    trained = policy_directories(work.parents["train"])
+    for name in dict.fromkeys(plan.policy for plan in plans):
+        folder: Path = directory / "policies" / name
+        folder.mkdir(parents=True)
+        shutil.copy(work.parents["fit-values"] / name / HEADS_NAME, folder / HEADS_NAME)
+        if name != "base":
+            shutil.copytree(trained[name] / ADAPTER_NAME, folder / ADAPTER_NAME)
+    content = DecoderFile(
+        model=recipe.policy.model,
+        model_hash=policy_input(recipe)["policy"],
+        trust_remote_code=recipe.policy.trust_remote_code,
+        cost_bound=recipe.scorers.cost_bound,
+        max_scorer_tokens=recipe.scorers.max_tokens,
+        profiles=tuple(profiles),
+        thresholds=tuple(entry["choice"]["threshold"] for entry in certificates),
+        scorer_hashes=model_hashes(published_scorers(scorers)),
+    )
+    content.write(directory / DECODER_NAME)
+    write_json(directory / CERTIFICATES_NAME, certificates)
+    seen = sorted(taught_prompt_ids(work.parents["prepare"]))
+    write_table(directory / SEEN_NAME, {"prompt_id": seen})

@@ -1,0 +1,297 @@
+"""``evaluate``: Decoder → EvalRecord: every policy and decoder on prompts nobody trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tailguard.artifacts import read_json, write_json
+from tailguard.config import FileData, Recipe
+from tailguard.data import Prompt, prompt_id
+from tailguard.data.table import write_table
+from tailguard.decoding import CalibratedProfile
+from tailguard.engines import sample_responses
+from tailguard.errors import InputError
+from tailguard.evaluation.metrics import TailMetrics, tail_metrics
+from tailguard.evaluation.rates import rate_interval
+from tailguard.pipeline.decoder_artifact import (
+    DECODER_NAME,
+    DecoderFile,
+    guided_names,
+    load_decoder,
+)
+from tailguard.pipeline.judges import Judge, build_judge, require_judge
+from tailguard.pipeline.scorer_artifact import load_scorer_pair
+from tailguard.pipeline.sources import policy_input
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stages.bank import score_in_parts
+from tailguard.pipeline.stages.calibrate import CERTIFICATES_NAME, draft_in_parts
+from tailguard.pipeline.stages.plan import read_plan
+from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.train import load_trained
+from tailguard.pipeline.workers import map_side_by_side
+
+RECORD_NAME = "record.json"
+COSTS_NAME = "costs.parquet"
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """Answers of one policy or decoder, one a prompt.
+
+    Attributes:
+        texts: [prompts].
+        num_tokens: tokens generated for each, those thrown away included.
+        num_passes: forward passes for each.
+        abstained: whether the fallback was served.
+        reasons: why.
+    """
+
+    texts: list[str]
+    num_tokens: np.ndarray
+    num_passes: np.ndarray
+    abstained: np.ndarray
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of the evaluation: those of the tail, then those that are only benign."""
+
+    prompts: list[Prompt]
+    in_sample: np.ndarray  # which prompts the tail is measured on
+    benign: np.ndarray  # which prompts deserve an answer
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What a policy or a decoder answered, and what the training scorers say of it."""
+
+    answers: AnswerSet
+    scores: dict[str, np.ndarray]
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {"evaluate": recipe.evaluate.model_dump(), "bank": recipe.bank.model_dump()}
+
+
+def _build(work: Work) -> dict[str, Any]:
+    asked = _asked(work)
+    judge = require_judge(build_judge(work))
+    plan, targets = read_plan(work.parents["plan"])
+    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
+    plain = ["base", *(target.name for target in targets)]
+    guided = guided_names(profiles)
+    # Decoders take longest: first.
+    parts: list[str | int] = [*range(len(guided)), *plain]
+    made = map_side_by_side(_answer, work, parts)
+    answered = dict(zip([*guided, *plain], made, strict=True))
+    described = _described(plan, profiles)
+    rows: list[dict[str, Any]] = []
+    costs: dict[str, np.ndarray] = {}
+    for name in [*plain, *guided]:
+        row, costs[name] = _row(work, name, answered[name], asked, judge)
+        rows.append(row | described.get(name, {}))
+        work.progress("evaluate: judging", len(rows), len(answered))
+    write_table(work.directory / COSTS_NAME, costs)
+    write_json(
+        work.directory / RECORD_NAME,
+        {
+            "judge": {
+                "name": judge.name,
+                **judge.figures,
+            },
+            "num_prompts": int(asked.in_sample.sum()),
+            "num_benign": int(asked.benign.sum()),
+            "rows": rows,
+            "examples": _examples(
+                work, asked, judge, {name: answered[name].answers for name in [*plain, *guided]}
+            ),
+            "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
+        },
+    )
+    return {row["name"]: row["metrics"] for row in rows}
+
+
+STAGE = Stage(
+    "evaluate",
+    "EvalRecord",
+    4,
+    ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
+    _config,
+    policy_input,
+    _build,
+)
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """What was measured."""
+    return read_json(directory / RECORD_NAME)
+
+
+def _asked(work: Work) -> _Asked:
+    evaluate = read_split(work.parents["prepare"], "evaluate")
+    if not evaluate:
+        raise InputError("data.evaluation_prompts: none; name a file of prompts to evaluate on")
+    evaluate = evaluate[: work.recipe.evaluate.num_prompts or None]
+    benign = {prompt_id(p): p for p in read_split(work.parents["prepare"], "benign")}
+    taken = {prompt_id(p) for p in evaluate}
+    sandbox = not isinstance(work.recipe.data, FileData)  # there, benign prompts are among these
+    extra = [] if sandbox else [p for key, p in benign.items() if key not in taken]
+    prompts = [*evaluate, *extra]
+    return _Asked(
+        prompts=prompts,
+        in_sample=np.arange(len(prompts)) < len(evaluate),
+        benign=np.array([prompt_id(p) in benign for p in prompts]),
+    )
+
+
+def _answer(work: Work, part: str | int) -> _Answered:
+    """Answers of a plain policy by its name, or of a guided decoder by its number."""
+    prompts = _asked(work).prompts
+    answers = _plain(work, part, prompts) if isinstance(part, str) else _guided(work, part, prompts)
+    scorers = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
+    what = part if isinstance(part, str) else f"decoder {part + 1}"
+    return _Answered(
+        answers,
+        score_in_parts(scorers, prompts, answers.texts, work.steps(f"evaluate: scoring {what}")),
+    )
+
+
+def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
+    policy = load_trained(work.recipe, work.parents["train"], name)
+    drawn = sample_responses(
+        policy,
+        prompts,
+        max_new_tokens=work.recipe.policy.max_new_tokens,
+        temperature=work.recipe.policy.temperature,
+        generator=torch.Generator().manual_seed(work.seed("evaluate")),
+        batch_size=work.recipe.bank.batch_size,
+        on_progress=work.steps(f"evaluate: {name}"),
+    )
+    num_tokens = np.asarray(drawn.lengths)
+    num = len(drawn.texts)
+    return AnswerSet(drawn.texts, num_tokens, num_tokens, np.zeros(num, bool), [""] * num)
+
+
+def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
+    decoder = load_decoder(work.parents["calibrate"], batch_size=work.recipe.bank.batch_size)
+    setting = decoder.profiles[number].setting
+    drafts = draft_in_parts(
+        decoder,
+        prompts,
+        setting,
+        seed=work.seed("evaluate"),
+        on_progress=work.steps(f"evaluate: {guided_names(decoder.profiles)[number]}"),
+    )
+    answers = decoder.settle(prompts, drafts, setting)
+    return AnswerSet(
+        texts=[answer.text for answer in answers],
+        num_tokens=np.array([answer.num_tokens_generated for answer in answers]),
+        num_passes=np.array([answer.num_forward_passes for answer in answers]),
+        abstained=np.array([answer.abstained for answer in answers]),
+        reasons=[answer.reason for answer in answers],
+    )
+
+
+def _row(
+    work: Work, name: str, answered: _Answered, asked: _Asked, judge: Judge
+) -> tuple[dict[str, Any], np.ndarray]:
+    keep, given, scored = asked.in_sample, answered.answers, answered.scores
+    reward, cost = judge.score(asked.prompts, given.texts)
+    generator = work.numpy_generator("intervals")
+    judged = tail_metrics(reward[keep], cost[keep], generator=generator)
+    trained_on = tail_metrics(scored["reward"][keep], scored["cost"][keep], generator=generator)
+    refused = np.array([judge.is_refusal(text) for text in given.texts]) | given.abstained
+    row: dict[str, Any] = {
+        "name": name,
+        "metrics": _flat(judged),
+        "scorer_metrics": _flat(trained_on),
+        "tokens_per_answer": float(given.num_tokens[keep].mean()),
+        "forward_passes": float(given.num_passes[keep].mean()),
+        "abstained_rate": float(given.abstained[keep].mean()),
+    }
+    if asked.benign.any():
+        benign = refused[asked.benign]
+        row["metrics"]["benign_refusals"] = asdict(rate_interval(int(benign.sum()), benign.size))
+    return row, cost[keep]
+
+
+def _flat(metrics: TailMetrics) -> dict[str, Any]:
+    """Metric name → interval."""
+    return {
+        "reward": asdict(metrics.reward_mean),
+        "cost": asdict(metrics.cost_mean),
+        "unsafe_rate": asdict(metrics.unsafe_rate),
+        **{f"cvar_{a:g}": asdict(interval) for a, interval in metrics.cvar.items()},
+        **{f"var_{a:g}": asdict(interval) for a, interval in metrics.value_at_risk.items()},
+    }
+
+
+def _described(
+    plan: dict[str, Any], profiles: Sequence[CalibratedProfile]
+) -> dict[str, dict[str, Any]]:
+    """What each row is: its kind and what was asked of it."""
+    found: dict[str, dict[str, Any]] = {"base": {"kind": "base", "target": "reference policy"}}
+    for target in plan["targets"]:
+        asked = (
+            "unconstrained"
+            if target["budget"] is None
+            else (
+                f"{target['measure']}"
+                + (f" at {target['tail_mass']:g}" if target["measure"] != "mean" else "")
+                + f" ≤ {target['budget']:.3g}"
+            )
+        )
+        found[target["name"]] = {
+            "kind": "trained",
+            "target": asked,
+            "measure": target["measure"],
+            "tail_mass": target["tail_mass"],
+            "budget": target["budget"],
+        }
+    for name, profile in zip(guided_names(profiles), profiles, strict=True):
+        found[name] = {
+            "kind": "guided",
+            "target": f"cvar at {profile.tail_mass:g} ≤ {profile.budget:.3g}",
+            "measure": profile.measure_name,
+            "policy": profile.setting.policy,
+            "tail_mass": profile.tail_mass,
+            "budget": profile.budget,
+        }
+    return found
+
+
+def _examples(
+    work: Work, asked: _Asked, judge: Judge, answers: dict[str, AnswerSet]
+) -> list[dict[str, Any]]:
+    """The prompts on which the reference policy did worst and some at random."""
+    num = work.recipe.evaluate.num_examples
+    _, base_cost = judge.score(asked.prompts, answers["base"].texts)
+    worst = np.argsort(-base_cost)[: (num + 1) // 2]
+    some = work.numpy_generator("examples").permutation(len(asked.prompts))[: num // 2]
+    shown: list[int] = list(dict.fromkeys([*worst.tolist(), *some.tolist()]))
+    prompts = [asked.prompts[i] for i in shown]
+    listed: list[dict[str, Any]] = [
+        {"prompt": p if isinstance(p, str) else json.dumps(p), "answers": []} for p in prompts
+    ]
+    for name, given in answers.items():
+        reward, cost = judge.score(prompts, [given.texts[i] for i in shown])
+        for place, i in enumerate(shown):
+            listed[place]["answers"].append(
+                {
+                    "policy": name,
+                    "text": given.texts[i],
+                    "reward": float(reward[place]),
+                    "cost": float(cost[place]),
+                    "abstained": bool(given.abstained[i]),
+                    "reason": given.reasons[i],
+                }
+            )
+    return listed

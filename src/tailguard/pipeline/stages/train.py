@@ -1,0 +1,205 @@
+"""``train``: Plan → PolicySet: one LoRA adapter a target, each an artifact of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from tailguard.artifacts import (
+    Header,
+    build_artifact,
+    read_json,
+    read_manifest,
+    require_sealed,
+    write_json,
+)
+from tailguard.config import Recipe
+from tailguard.errors import InputError
+from tailguard.models.policy import Policy, load_policy
+from tailguard.pipeline.scorer_artifact import load_scorer_pair
+from tailguard.pipeline.sources import policy_input, policy_path
+from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stages.bank import BANK_NAME, read_bank
+from tailguard.pipeline.stages.plan import PlannedTarget, read_plan, read_weights
+from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.workers import map_side_by_side
+from tailguard.training.distillation import DistillationSettings, distil
+from tailguard.training.dual import PlannedConstraint
+from tailguard.training.on_policy import RLOOSettings, train_rloo
+
+POLICIES_NAME = "policies.json"
+ADAPTER_NAME = "adapter"
+CURVES_NAME = "curves.json"
+_VERSION = 2
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "train": recipe.train.model_dump(),
+        "policy": recipe.policy.model_dump(exclude={"model"}),
+        "scorers": recipe.scorers.model_dump(include={"pessimism", "cost_bound", "max_tokens"}),
+    }
+
+
+def _build(work: Work) -> dict[str, Any]:
+    _, targets = read_plan(work.parents["plan"])
+    guided = [entry.policy for entry in work.recipe.values.guided if entry.policy != "base"]
+    _require_trained(guided, [target.name for target in targets])
+    paths = map_side_by_side(_train, work, targets)
+    made = {target.name: path for target, path in zip(targets, paths, strict=True)}
+    write_json(work.directory / POLICIES_NAME, made)
+    return {name: read_manifest(work.root / path).metrics for name, path in made.items()}
+
+
+STAGE = Stage(
+    "train",
+    "PolicySet",
+    _VERSION,
+    ("prepare", "fit-scorers", "bank", "plan"),
+    _config,
+    policy_input,
+    _build,
+)
+
+
+def policy_directories(policy_set: Path) -> dict[str, Path]:
+    """Target name → directory of its trained policy.
+
+    Raises:
+        InputError: one of them is gone or was changed.
+    """
+    names: dict[str, str] = read_json(policy_set / POLICIES_NAME)
+    found = {name: policy_set.parent / directory for name, directory in names.items()}
+    for directory in found.values():
+        if not directory.is_dir():
+            raise InputError(
+                f"{directory}: is gone, and {policy_set} names it; delete that folder too and run"
+                " the same command again"
+            )
+        require_sealed(directory)
+    return found
+
+
+def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
+    """A trained policy, its adapter merged into the reference; ``base`` is the reference.
+
+    Raises:
+        InputError: no such policy, or its files were changed.
+    """
+    adapter = None
+    if name != "base":
+        trained = policy_directories(policy_set)
+        _require_trained([name], trained)
+        adapter = trained[name] / ADAPTER_NAME
+    return load_policy(
+        policy_path(recipe), adapter, trust_remote_code=recipe.policy.trust_remote_code
+    )
+
+
+def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:
+    """Fewer members may be chosen than were asked for, so that a recipe can name too many."""
+    known = list(names)
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"values.guided: no policy '{name}' is trained; name one of base,"
+                f" {', '.join(known)}"
+            )
+
+
+def _train(work: Work, target: PlannedTarget) -> str:
+    """The folder of the trained policy; each is sealed by itself, so a run that dies loses few."""
+    header = Header(
+        kind="Policy",
+        stage=f"train-{target.name}",
+        version=_VERSION,
+        config={"seed": work.recipe.seed, "target": target.name} | _config(work.recipe),
+        parents=dict(work.parents),
+        inputs=policy_input(work.recipe),
+    )
+    path, _ = build_artifact(
+        work.root, header, lambda directory: _build_policy(work, target, directory)
+    )
+    return path.name
+
+
+def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[str, Any]:
+    settings = work.recipe.train
+    distilled = _distil(work, target, directory / (ADAPTER_NAME if not settings.num_steps else "d"))
+    curves: dict[str, Any] = {"distillation": distilled.curve}
+    if settings.num_steps:
+        curves["rloo"] = _on_policy(work, target, distilled.path, directory / ADAPTER_NAME)
+        for file in sorted((directory / "d").iterdir()):
+            file.unlink()
+        (directory / "d").rmdir()
+    write_json(directory / CURVES_NAME, curves)
+    return {"target": vars(target)} | {f"last_{key}": rows[-1] for key, rows in curves.items()}
+
+
+def _distil(work: Work, target: PlannedTarget, out: Path) -> Any:
+    recipe = work.recipe
+    bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
+    shape = bank.reward.shape
+    responses = np.asarray(columns["response"], dtype=object).reshape(shape)
+    prompts = read_split(work.parents["prepare"], "train")
+    return distil(
+        policy_path(recipe),
+        prompts,
+        cast("list[list[str]]", responses.tolist()),
+        _normalised(read_weights(work.parents["plan"], target.name)),
+        out,
+        finished=np.asarray(columns["finished"], dtype=bool).reshape(shape),
+        settings=DistillationSettings(
+            draws_per_prompt=recipe.train.distill_samples,
+            num_passes=recipe.train.distill_epochs,
+            learning_rate=recipe.train.distill_learning_rate,
+            rank=recipe.train.rank,
+            seed=work.seed(f"distil {target.name}"),
+        ),
+        on_progress=work.steps(f"{target.name}: distillation"),
+    )
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    exact = weights.astype(np.float64)
+    return exact / exact.sum(axis=1, keepdims=True)
+
+
+def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any:
+    recipe = work.recipe
+    scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
+    trained = train_rloo(
+        policy_path(recipe),
+        read_split(work.parents["prepare"], "train"),
+        out,
+        scorers=scorers,
+        constraints=_constraints(target, recipe),
+        settings=RLOOSettings(
+            kl_coef=recipe.plan.kl_coef,
+            num_steps=recipe.train.num_steps,
+            prompts_per_step=recipe.train.prompts_per_step,
+            num_generations=recipe.train.num_generations,
+            max_new_tokens=recipe.policy.max_new_tokens,
+            learning_rate=recipe.train.learning_rate,
+            seed=work.seed(f"rloo {target.name}"),
+        ),
+        start_adapter=start,
+        on_progress=work.steps(f"{target.name}: on-policy"),
+    )
+    return trained.curve
+
+
+def _constraints(target: PlannedTarget, recipe: Recipe) -> list[PlannedConstraint]:
+    if target.measure == "none" or target.budget is None:
+        return []
+    return [
+        PlannedConstraint(
+            target.risk_measure(recipe.scorers.cost_bound),
+            target.budget,
+            threshold=target.threshold,
+            multiplier=target.multiplier,
+        )
+    ]

@@ -1,0 +1,1 @@
+"""Several constraints, or a spectral measure: thresholds form a vector."""

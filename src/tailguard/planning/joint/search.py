@@ -1,0 +1,147 @@
+"""The outer problem with a vector of thresholds: several constraints, or a spectral measure.
+
+Block-coordinate search from several starts: for fixed thresholds the inner dual is convex; for a
+fixed policy each block's best threshold is its minimiser, so the value never falls; and one
+threshold at a time is also tried on a grid. Two bounds certify the result: every constraint alone,
+and branch and bound on boxes of thresholds (``vector_bound``) or the Lagrangian (``boxes``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tailguard.planning.joint.dual import JointDual, JointPoint, Vector
+from tailguard.planning.reachable import row_thresholds
+from tailguard.planning.tilt import Matrix, Threshold, Tilt, num_thresholds, sample_penalty
+from tailguard.risk import Entropic, Mean, Spectral
+from tailguard.risk.limit import RiskLimit
+
+Thresholds = tuple[Threshold, ...]
+_CLIMBS = 20
+_ROUNDING = 2e-9  # of the spread of costs: how far a budget may be passed
+
+
+@dataclass
+class BestJoint:
+    """The best tilt so far."""
+
+    value: float = -np.inf
+    multipliers: Vector = field(default_factory=lambda: np.zeros(0))
+    thresholds: Thresholds = ()
+
+
+@dataclass
+class JointSearch:
+    """Searches over the thresholds of several constraints at once.
+
+    Attributes:
+        tilt: the tilt by the reward alone.
+        constraints: which must all hold.
+        span: a scale for values.
+        spread: a scale for costs.
+    """
+
+    tilt: Tilt
+    constraints: tuple[RiskLimit, ...]
+    span: float
+    spread: float
+
+    @property
+    def budgets(self) -> Vector:
+        """The limits d_j, with an allowance for rounding."""
+        return np.array([c.budget for c in self.constraints]) + _ROUNDING * self.spread
+
+    def search(self, starts: Sequence[Thresholds]) -> BestJoint:
+        """Climb from every start, then try each pooled threshold on a grid."""
+        best = BestJoint(multipliers=np.full(len(self.constraints), self.span / self.spread))
+        for start in starts:
+            self.climb(self.settle(start), best)
+        if best.value > -np.inf:
+            while self._sweep(best):
+                pass
+        return best
+
+    def climb(self, thresholds: Thresholds, best: BestJoint) -> bool:
+        """Alternate the inner solution with the minimisers; whether the best was improved."""
+        improved, last = False, -np.inf
+        for _ in range(_CLIMBS):
+            point = self.inner(thresholds, self.budgets, best.multipliers)[0]
+            if point is None or point.value <= last + 1e-7 * self.span:
+                break
+            last = point.value
+            if last > best.value + 1e-9 * self.span:
+                best.value, best.multipliers, best.thresholds = last, point.multipliers, thresholds
+                improved = True
+            total = sum(
+                lam * penalty
+                for lam, penalty in zip(point.multipliers, self.penalties(thresholds), strict=True)
+            )
+            weights, _ = self.tilt.weights(np.asarray(total))
+            thresholds = self.minimisers(weights)
+        return improved
+
+    def inner(
+        self, thresholds: Thresholds, margins: Vector, guess: Vector, stop_below: float = -np.inf
+    ) -> tuple[JointPoint | None, float]:
+        """The convex problem at fixed thresholds: its solution and a bound on its value."""
+        dual = JointDual(self.tilt, self.penalties(thresholds), self.span, self.spread)
+        return dual.solve(margins, 1e-8 * self.span, guess, stop_below)
+
+    def minimisers(self, weights: Matrix) -> Thresholds:
+        """The thresholds that suit a policy best."""
+        bank = self.tilt.bank
+        costs, mass = bank.row_costs(), bank.row_weights(weights)
+        found: list[Threshold] = []
+        for constraint in self.constraints:
+            if constraint.scope == "per_prompt":
+                found.append(row_thresholds(constraint.measure, costs, mass))
+            else:
+                found.append(constraint.measure.minimiser(costs.ravel(), mass.ravel()))
+        return self.settle(tuple(found))
+
+    def settle(self, thresholds: Thresholds) -> Thresholds:
+        """Pooled entropic thresholds are set to the budget, which suffices for every policy."""
+        return tuple(
+            asked.budget if isinstance(asked.measure, Entropic) and asked.scope == "pooled" else nu
+            for asked, nu in zip(self.constraints, thresholds, strict=True)
+        )
+
+    def penalties(self, thresholds: Thresholds) -> list[Matrix]:
+        """φ of every constraint at its threshold."""
+        bank = self.tilt.bank
+        return [
+            sample_penalty(bank, asked.measure, nu)
+            for asked, nu in zip(self.constraints, thresholds, strict=True)
+        ]
+
+    def _sweep(self, best: BestJoint) -> bool:
+        """Try every pooled threshold on a grid of the costs around it; whether any helped."""
+        improved = False
+        levels = np.quantile(self.tilt.bank.cost, np.linspace(0.0, 1.0, 129))
+        for number, part in self._free_parts():
+            now = float(np.atleast_1d(best.thresholds[number])[part])
+            at = int(np.searchsorted(levels, now))
+            near = {at + sign * step for step in (1, 2, 4, 8, 16, 32) for sign in (-1, 1)}
+            for index in sorted(near & set(range(len(levels)))):
+                trial = self._replace(best.thresholds, number, part, float(levels[index]))
+                point, _ = self.inner(trial, self.budgets, best.multipliers, best.value)
+                if point is not None and point.value > best.value + 1e-6 * self.span:
+                    improved |= self.climb(trial, best)
+        return improved
+
+    def _free_parts(self) -> list[tuple[int, int]]:
+        """(constraint, component) of every pooled threshold that matters."""
+        return [
+            (number, part)
+            for number, asked in enumerate(self.constraints)
+            if asked.scope == "pooled" and not isinstance(asked.measure, Entropic | Mean)
+            for part in range(num_thresholds(asked.measure))
+        ]
+
+    def _replace(self, thresholds: Thresholds, number: int, part: int, level: float) -> Thresholds:
+        changed = level
+        if isinstance(self.constraints[number].measure, Spectral):
+            changed = np.array(thresholds[number], dtype=np.float64)
+            changed[part] = level
+        return (*thresholds[:number], changed, *thresholds[number + 1 :])

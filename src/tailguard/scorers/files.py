@@ -1,0 +1,133 @@
+"""Scorers on disk: an ordinary one-output model folder, with the ensemble's heads beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from tailguard.errors import InputError
+from tailguard.models.quiet import quiet_transformers
+from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.scorers.scorer import SequenceClassificationScorer
+
+HEADS_FILE = "heads.safetensors"
+
+
+def load_scorer(
+    path: str | Path,
+    trust_remote_code: bool = False,
+    *,
+    allow_pickle: bool = False,
+    max_tokens: int | None = None,
+) -> SequenceClassificationScorer:
+    """Read a scorer from a folder or by hub name, in float32.
+
+    Args:
+        path: a folder in transformers' format, or a hub name.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+        allow_pickle: read ``pytorch_model.bin`` too. Off unless asked for.
+        max_tokens: longest input; by default what model and tokenizer allow.
+
+    Raises:
+        InputError: missing, not a one-output sequence classifier, pickled weights, or heads that
+            do not fit. One line, naming the path.
+    """
+    source = str(path)
+    folder = Path(path)
+    _require_readable(folder, source, allow_pickle)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        with quiet_transformers():
+            config: Any = cast(Any, AutoConfig).from_pretrained(source, **options)
+            _require_classifier(config, source)
+            model, report = cast(Any, AutoModelForSequenceClassification).from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=None if allow_pickle else True,
+                output_loading_info=True,
+                **options,
+            )
+            tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"scorer {source}: cannot be read: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(
+            f"scorer {source}: weights are missing ({missing}); is it a sequence classifier?"
+        )
+    heads_path = folder / HEADS_FILE
+    heads = _read_heads(heads_path) if heads_path.is_file() else None
+    try:
+        return SequenceClassificationScorer(model, tokenizer, heads=heads, max_tokens=max_tokens)
+    except InputError as error:
+        raise type(error)(f"scorer {source}: {error}") from error
+
+
+def save_scorer(
+    scorer: SequenceClassificationScorer,
+    path: str | Path,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a scorer as a one-output model folder, with ``heads.safetensors`` for an ensemble.
+
+    ``score.weight`` becomes the mean of the heads, so that readers who do not know the extra file
+    get the ensemble's mean.
+    """
+    folder = Path(path)
+    if scorer.heads is not None:
+        with torch.no_grad():
+            scorer.model.score.weight.copy_(scorer.heads.mean(dim=0, keepdim=True))
+    with quiet_transformers():
+        scorer.model.save_pretrained(folder)
+        scorer.tokenizer.save_pretrained(folder)
+    if scorer.heads is not None:
+        write_tensors(folder / HEADS_FILE, {"heads": scorer.heads}, metadata)
+    else:
+        (folder / HEADS_FILE).unlink(missing_ok=True)
+
+
+def _read_heads(path: Path) -> Tensor:
+    tensors, _ = read_tensors(path)
+    if "heads" not in tensors:
+        raise InputError(f"{path}: holds no tensor `heads`")
+    return tensors["heads"]
+
+
+def _require_readable(folder: Path, source: str, allow_pickle: bool) -> None:
+    """A local folder must hold a config and safetensors; other names are left to the hub."""
+    if not folder.exists():
+        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
+            raise InputError(f"scorer {source}: no such folder; give a model folder or a hub name")
+        return
+    if not (folder / "config.json").is_file():
+        raise InputError(f"scorer {source}: holds no config.json; give a transformers model folder")
+    weights = [f for f in folder.glob("*.safetensors") if f.name != HEADS_FILE]
+    if not weights and not allow_pickle:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        found = "only pickled weights" if pickled else "no weights"
+        raise InputError(f"scorer {source}: holds {found}; save it as model.safetensors")
+
+
+def _require_classifier(config: Any, source: str) -> None:
+    kinds: list[str] = list(getattr(config, "architectures", None) or ["unknown"])
+    if all("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
+        raise InputError(
+            f"scorer {source}: is a {kinds[0]}; a scorer is a one-output sequence classifier"
+        )
+    if config.num_labels != 1:
+        raise InputError(
+            f"scorer {source}: has {config.num_labels} outputs; a scorer has one (num_labels=1)"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,247 @@
+"""Fit a reward or a cost as a one-output sequence classifier, through TRL's ``RewardTrainer``.
+
+Reward: Bradley–Terry, −log σ(s_higher − s_lower). Cost: the same, the riskier answer being the
+higher one, plus the sign loss −log σ(sign · c) on every answer labelled safe (−1) or unsafe (+1),
+which fixes the zero of the cost: c > 0 means unsafe (Dai et al. 2023, 2310.12773).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PrinterCallback,
+    TrainerCallback,
+)
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
+
+from tailguard.errors import InputError
+from tailguard.models.quiet import quiet_transformers
+from tailguard.models.random_state import seeded
+from tailguard.scorers.pairs import ResponsePairs
+from tailguard.scorers.scorer import SequenceClassificationScorer, encode_for_scoring
+
+
+@dataclass(frozen=True)
+class ScorerTraining:
+    """How a scorer is trained.
+
+    Attributes:
+        learning_rate: AdamW's peak rate; linear warm-up, then cosine decay.
+        num_epochs: passes over the pairs.
+        batch_size: pairs per step.
+        max_tokens: longest input; longer ones lose their beginning.
+        warmup_share: share of the steps that warm up.
+        weight_decay: AdamW's.
+        num_trained_layers: train only the last so many layers and the score; ``None`` for all.
+        sign_weight: weight of the sign loss beside Bradley–Terry.
+        centre_weight: weight of (s_higher + s_lower)², which keeps scores near zero where no
+            answer has a sign.
+    """
+
+    learning_rate: float = 2e-4
+    num_epochs: float | int = 2.0
+    batch_size: int = 16
+    max_tokens: int = 256
+    warmup_share: float = 0.05
+    weight_decay: float = 0.01
+    num_trained_layers: int | None = None
+    sign_weight: float = 0.5
+    centre_weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check that sizes and rates are positive."""
+        for name in ("learning_rate", "num_epochs", "batch_size", "max_tokens"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)}; must be positive")
+
+
+def fit_scorer(
+    backbone: str | Path,
+    pairs: ResponsePairs,
+    *,
+    settings: ScorerTraining | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[SequenceClassificationScorer, dict[str, float]]:
+    """Train a one-output scorer from a causal LM (or a sequence classifier) on pairs.
+
+    In float32, deterministic by ``seed`` on one machine, silent, and leaving no files and the
+    global generators as they were. The score starts at zero.
+
+    Args:
+        backbone: checkpoint folder or hub name.
+        pairs: which answer scores higher, with signs for a cost.
+        settings: how to train.
+        seed: of the order of the pairs.
+        on_progress: called with (steps done, steps in all).
+
+    Returns:
+        the scorer, and figures of the training (``train_loss``, ``num_steps``).
+
+    Raises:
+        InputError: the backbone cannot be read or lacks the layers asked for.
+    """
+    settings = settings or ScorerTraining()
+    with quiet_transformers(), seeded(seed), tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = _load_backbone(backbone)
+        _freeze(model, settings.num_trained_layers)
+        trainer: Any = _SignedRewardTrainer(
+            model=model,
+            args=_trainer_arguments(folder, settings, seed, signed=_signed(pairs)),
+            train_dataset=_dataset(tokenizer, pairs, settings),
+            processing_class=tokenizer,
+            data_collator=_SignedCollator(pad_token_id=tokenizer.pad_token_id),
+            callbacks=[] if on_progress is None else [_Progress(on_progress)],
+        )
+        trainer.sign_weight = settings.sign_weight
+        trainer.remove_callback(PrinterCallback)
+        result = trainer.train()
+        model = trainer.accelerator.unwrap_model(trainer.model).cpu()
+    model.requires_grad_(True)
+    metrics = {"train_loss": float(result.training_loss), "num_steps": float(result.global_step)}
+    return SequenceClassificationScorer(model, tokenizer, max_tokens=settings.max_tokens), metrics
+
+
+def pair_accuracy(higher: np.ndarray, lower: np.ndarray) -> float:
+    """Share of pairs in the right order, ties counted half; scores [n, members]."""
+    margins = higher.mean(axis=1) - lower.mean(axis=1)
+    return float(np.mean(np.where(margins == 0.0, 0.5, margins > 0.0)))
+
+
+class _SignedRewardTrainer(RewardTrainer):
+    """TRL's reward trainer with the sign loss added; nothing else changes."""
+
+    sign_weight: float = 0.0
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Bradley–Terry plus the mean sign loss over the labelled answers."""
+        signs = inputs.pop("signs")
+        parent = cast(Any, super())
+        loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
+        labelled = signs != 0
+        if self.sign_weight > 0.0 and bool(labelled.any()):
+            scores = outputs.logits.squeeze(-1)[labelled]
+            loss = loss + self.sign_weight * functional.softplus(-signs[labelled] * scores).mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: what is trained here is nobody's business."""
+
+
+class _SignedCollator(DataCollatorForPreference):
+    """Adds the signs [2 × pairs], in the order of the input rows: higher answers, then lower."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = cast(Any, super()).torch_call(examples)
+        signs = [row["chosen_sign"] for row in examples] + [
+            row["rejected_sign"] for row in examples
+        ]
+        batch["signs"] = torch.tensor(signs, dtype=torch.float32)
+        return batch
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, on_progress: Callable[[int, int], None]) -> None:
+        self._on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._on_progress(int(state.global_step), int(state.max_steps))
+
+
+def _load_backbone(backbone: str | Path) -> tuple[Any, Any]:
+    try:
+        tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(backbone))
+        model: Any = cast(Any, AutoModelForSequenceClassification).from_pretrained(
+            str(backbone), num_labels=1, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"backbone {backbone}: cannot be read: {reason}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise InputError(
+            f"backbone {backbone}: {type(model).__name__} has no linear layer `score`; give a"
+            " causal LM or a decoder-style sequence classifier"
+        )
+    torch.nn.init.zeros_(model.score.weight)
+    return model, tokenizer
+
+
+def _freeze(model: Any, num_trained_layers: int | None) -> None:
+    """Leave only the last layers, the final norm and the score trainable."""
+    if num_trained_layers is None:
+        return
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None or not 0 <= num_trained_layers <= len(layers):
+        depth = "none" if layers is None else len(layers)
+        raise InputError(
+            f"num_trained_layers: {num_trained_layers}; the backbone's layers number {depth}"
+        )
+    frozen = [model.get_input_embeddings(), *layers[: len(layers) - num_trained_layers]]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def _dataset(tokenizer: Any, pairs: ResponsePairs, settings: ScorerTraining) -> Dataset:
+    """TRL's tokenized preference format, with exactly the ids that scoring will read."""
+    higher = encode_for_scoring(tokenizer, pairs.prompts, pairs.higher, settings.max_tokens)
+    lower = encode_for_scoring(tokenizer, pairs.prompts, pairs.lower, settings.max_tokens)
+    unknown = [0] * len(pairs)
+    columns: dict[str, Any] = {
+        "chosen_ids": higher,
+        "rejected_ids": lower,
+        "chosen_sign": list(pairs.higher_sign or unknown),
+        "rejected_sign": list(pairs.lower_sign or unknown),
+        "length": [max(len(a), len(b)) for a, b in zip(higher, lower, strict=True)],
+    }
+    return cast(Any, Dataset).from_dict(columns)
+
+
+def _signed(pairs: ResponsePairs) -> bool:
+    return any(pairs.higher_sign or ()) or any(pairs.lower_sign or ())
+
+
+def _trainer_arguments(
+    folder: str, settings: ScorerTraining, seed: int, *, signed: bool
+) -> RewardConfig:
+    return RewardConfig(
+        output_dir=folder,
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.num_epochs,
+        per_device_train_batch_size=settings.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_share,
+        weight_decay=settings.weight_decay,
+        center_rewards_coefficient=None if signed else settings.centre_weight,
+        max_length=None,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        activation_checkpointing=False,
+        bf16=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
