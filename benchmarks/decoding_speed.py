@@ -30,6 +30,7 @@ from tailguard.decoding import Guidance, guide_responses
 from tailguard.engines import SamplingLaw, prompt_seeds, sample_responses
 from tailguard.lab.sandbox import base_policy_path
 from tailguard.models.policy import Policy, load_policy, render_prompt
+from tailguard.risk import CVaR
 from tailguard.values import pessimistic_scorer
 from tailguard.values.process_heads import ProcessHeads
 
@@ -117,7 +118,7 @@ def guided(
     policy: Policy, prompts: list[str], num_tokens: int, heads: ProcessHeads, block_tokens: int
 ) -> list[str]:
     """Blockwise best of 8."""
-    scorer = pessimistic_scorer(heads, threshold=0.0, tail_mass=0.1, pessimism=1.0)
+    scorer = pessimistic_scorer(heads, measure=CVaR(0.1), threshold=0.0, pessimism=1.0)
     results = guide_responses(
         policy,
         prompts,

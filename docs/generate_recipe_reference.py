@@ -108,9 +108,12 @@ def _section(title: str, model: type[BaseModel]) -> str:
 
 
 def read_attributes(model: type[BaseModel]) -> dict[str, str]:
-    """Field → meaning, from the ``Attributes`` of a docstring."""
-    text = inspect.getdoc(model) or ""
-    found = re.findall(r"^    (\w+): ((?:.|\n {8})+)", text.partition("Attributes:\n")[2], re.M)
+    """Field → meaning, from the ``Attributes`` of the docstrings of a section and its parents."""
+    found: list[tuple[str, str]] = []
+    for kind in reversed([kind for kind in model.__mro__ if issubclass(kind, Section)]):
+        text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
+        rest = text.partition("Attributes:\n")[2]
+        found += re.findall(r"^    (\w+): ((?:.|\n {8})+)", rest, re.M)
     return {
         name: " ".join(meaning.replace("``", "`").replace("|", "\\|").split())
         for name, meaning in found

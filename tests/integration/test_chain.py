@@ -79,7 +79,8 @@ class TestChain:
 
     def test_generate_at_two_risk_levels(self, folder, capsys):
         decoder = read_json(artifact(folder, "Decoder") / "decoder.json")
-        levels = [(p["tail_mass"], p["budget"]) for p in decoder["profiles"]]
+        limits = [profile["setting"]["limit"] for profile in decoder["profiles"]]
+        levels = [(limit["tail_mass"], limit["budget"]) for limit in limits]
         assert len(set(levels)) == 2
         prompt = "how do i open the safe"
         capsys.readouterr()
@@ -119,9 +120,9 @@ class TestChain:
     @pytest.mark.parametrize(
         ("asked", "said"),
         [
-            (("--budget", "0"), "--budget 0: give --tail-mass beside it"),
-            (("--tail-mass", "0.25"), "--tail-mass 0.25: give --budget beside it"),
-            (("--measure", "mean"), "--measure mean: give --budget beside it"),
+            (("--budget", "0"), "--tail-mass: measure cvar needs tail_mass"),
+            (("--tail-mass", "0.25"), "--budget: tail_mass needs a budget beside it"),
+            (("--measure", "mean"), "--budget: measure mean needs a budget beside it"),
         ],
     )
     def test_half_a_risk_is_told_what_is_missing(self, folder, capsys, asked, said):
@@ -206,8 +207,8 @@ class TestChain:
                     extra_body={
                         "tailguard": {
                             "measure": "cvar",
-                            "tail_mass": profile.tail_mass,
-                            "budget": profile.budget,
+                            "tail_mass": profile.limit.measure.smallest_tail,
+                            "budget": profile.limit.budget,
                         }
                     },
                 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tailguard.risk import RiskLimit
 
 DecoderArgument = Annotated[
     Path, typer.Argument(metavar="DECODER", help="A decoder, or the folder of a run.")
@@ -17,16 +21,17 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="One prompt.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A JSONL file of prompts.")] = None,
     measure: Annotated[
-        str, typer.Option(help="cvar or mean; mean-cvar and entropic are not calibrated yet.")
-    ] = "cvar",
-    tail_mass: Annotated[float | None, typer.Option(help="α of CVaR; with --budget.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="d, the largest risk accepted; with --tail-mass.")
+        str | None,
+        typer.Option(
+            help="cvar (the default), mean, mean-cvar, entropic, spectral or another; parameters "
+            "stand behind it, as in cvar:tail_mass=0.1, or in the options below."
+        ),
     ] = None,
+    tail_mass: Annotated[float | None, typer.Option(help="α of CVaR and mean-CVaR.")] = None,
+    budget: Annotated[float | None, typer.Option(help="d, the largest risk accepted.")] = None,
+    weight: Annotated[float | None, typer.Option(help="κ of mean-CVaR.")] = None,
+    theta: Annotated[float | None, typer.Option(help="θ of the entropic measure.")] = None,
     max_candidates: Annotated[int | None, typer.Option(help="K, candidates a block.")] = None,
-    token_price: Annotated[
-        float, typer.Option(help="Price of a token, in reward; this decoder spends K throughout.")
-    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -39,26 +44,38 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise InputError("give exactly one of --prompt and --prompts")
     asked = [prompt] if prompt is not None else read_prompts(prompts or "")
-    if token_price:
-        raise InputError(
-            "--token-price: decoders of this version draw all their candidates and cannot weigh"
-            " tokens yet; leave it out and lower --max-candidates instead"
-        )
+    # What is wrong is said before anything is loaded.
+    beside = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
+    limit = _asked(measure, budget, beside)
     from tailguard.models.quiet import quiet_libraries
-    from tailguard.pipeline.certify import request_measure
     from tailguard.pipeline.decoder_artifact import load_decoder
 
-    risk = request_measure(measure, tail_mass, budget)  # what is wrong is said before loading
     quiet_libraries()
     answers = load_decoder(decoder).generate(
         asked,
-        measure=risk,
-        budget=budget,
+        measure=None if limit is None else limit.measure,
+        budget=None if limit is None else limit.budget,
         max_candidates=max_candidates,
         seed=seed,
     )
     for answer in answers:
         typer.echo(json.dumps(answer.to_dict()) if as_json else answer.text)
+
+
+def _asked(
+    measure: str | None, budget: float | None, beside: Mapping[str, Any]
+) -> RiskLimit | None:
+    """The limit that the options ask for; an error names the option at fault."""
+    from tailguard.errors import InputError
+    from tailguard.risk.spelling import parse_request
+
+    try:
+        return parse_request(measure, budget, beside)
+    except InputError as error:
+        if error.parameter is None:
+            raise
+        option = error.parameter.replace("_", "-")
+        raise InputError(f"--{option}: {error}") from None
 
 
 def serve(

@@ -2,10 +2,12 @@
 
 from tailguard.config.load import load_recipe
 from tailguard.config.recipe import (
+    UNCONSTRAINED,
     DecodingSection,
     EvaluateSection,
     FileData,
     Guided,
+    LimitSection,
     PolicySection,
     Recipe,
     SandboxData,
@@ -16,10 +18,12 @@ from tailguard.config.recipe import (
 )
 
 __all__ = [
+    "UNCONSTRAINED",
     "DecodingSection",
     "EvaluateSection",
     "FileData",
     "Guided",
+    "LimitSection",
     "PolicySection",
     "Recipe",
     "SandboxData",

@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tailguard.risk import RiskMeasure
+from tailguard.risk.spelling import ANY_COST_BOUND, parse_measure, require_measure
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 TailMass = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Sample = Annotated[int, Field(ge=2)]  # something to measure on
 Positive = Annotated[float, Field(gt=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML gives lists
-MeasureName = Literal["none", "mean", "cvar", "mean-cvar", "entropic"]
+UNCONSTRAINED = "none"
 
 
 class Section(BaseModel):
@@ -144,25 +147,25 @@ class BankSection(Section):
     batch_size: Count = 256
 
 
-class Target(Section):
-    """One policy to train: maximise reward subject to measure(cost) ≤ budget.
+class LimitSection(Section):
+    """A limit on risk, measure(cost) ≤ budget, the budget perhaps relative to what can be reached.
 
     Attributes:
-        name: how tables and folders call it.
-        measure: ``none`` is unconstrained RLHF.
-        tail_mass: α of CVaR.
+        measure: ``mean``, ``cvar``, ``mean-cvar``, ``entropic``, ``spectral`` or another of
+            `tailguard.risk.spelling`; parameters stand beside it, or behind the name as in
+            ``spectral:tail_masses=0.05/0.5,weights=0.3/0.7``.
+        tail_mass: α of CVaR and mean–CVaR.
         weight: κ of mean–CVaR.
         theta: θ of the entropic measure.
-        budget: d, in the units of the cost scorer; or ``reference``: the risk that the
-            reference policy has under the same measure (it must not get worse); or give
-            ``reduction`` instead.
-        reduction: d as the share of the way from the reference policy's risk (0) down to the
-            smallest risk that the bank can reach (1).
-        scope: over what the tail is taken.
+        budget: d, in the units of the cost scorer; or ``reference``: the risk that the policy to
+            start from has under the same measure (it must not get worse); or give ``reduction``
+            instead.
+        reduction: d as the share of the way from that policy's risk (0) down to the smallest risk
+            that its bank can reach (1).
+        scope: over what the risk is taken.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
-    measure: MeasureName = "cvar"
+    measure: str = "cvar"
     tail_mass: TailMass = 0.1
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     theta: Positive = 1.0
@@ -170,14 +173,60 @@ class Target(Section):
     reduction: Annotated[float, Field(ge=0, le=1)] | None = None
     scope: Literal["pooled", "per_prompt"] = "pooled"
 
+    def risk_measure(self, cost_bound: float = ANY_COST_BOUND) -> RiskMeasure:
+        """The measure, with the recipe's declared largest cost where it needs one.
+
+        Raises:
+            InputError: no such measure, or a parameter that it lacks or does not have.
+        """
+        beside = self.model_dump(include={"tail_mass", "weight", "theta"})
+        return parse_measure(self.measure, context=beside | {"cost_bound": cost_bound})
+
+    @field_validator("measure")
+    @classmethod
+    def _known(cls, measure: str) -> str:
+        name, _, written = measure.partition(":")
+        require_measure(name)
+        if written:
+            parse_measure(measure, context={"tail_mass": 1.0, "cost_bound": ANY_COST_BOUND})
+        return measure
+
     @model_validator(mode="after")
-    def _one_budget(self) -> Target:
-        if self.measure == "none":
-            if self.budget is not None or self.reduction is not None:
-                raise ValueError("measure none takes neither budget nor reduction")
-        elif (self.budget is None) == (self.reduction is None):
-            raise ValueError("give exactly one of budget and reduction")
+    def _is_a_limit(self) -> LimitSection:
+        self._require_limit()
         return self
+
+    def _require_limit(self) -> None:
+        self.risk_measure()
+        if (self.budget is None) == (self.reduction is None):
+            raise ValueError("give exactly one of budget and reduction")
+
+
+class Target(LimitSection):
+    """One policy to train: maximise reward subject to measure(cost) ≤ budget.
+
+    Attributes:
+        name: how tables and folders call it.
+        measure: as in every limit; ``none`` is unconstrained RLHF.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+
+    @property
+    def is_unconstrained(self) -> bool:
+        """Whether nothing is limited."""
+        return self.measure == UNCONSTRAINED
+
+    @field_validator("measure")
+    @classmethod
+    def _known(cls, measure: str) -> str:
+        return measure if measure == UNCONSTRAINED else super()._known(measure)
+
+    def _require_limit(self) -> None:
+        if not self.is_unconstrained:
+            super()._require_limit()
+        elif self.budget is not None or self.reduction is not None:
+            raise ValueError("measure none takes neither budget nor reduction")
 
 
 class PlanSection(Section):
@@ -238,27 +287,19 @@ class TrainSection(Section):
     learning_rate: Positive = 2e-4
 
 
-class Guided(Section):
+class Guided(LimitSection):
     """One guided decoder: a trained policy and the risk asked of its answers.
 
     Attributes:
         policy: the target's name, ``member-1`` and so on, or ``base``.
-        tail_mass: α.
-        budget: d, in the units of the cost scorer; or give ``reduction``.
-        reduction: d as the share of the way from that policy's own risk (0) to the smallest
-            risk that its own bank can reach (1).
     """
 
     policy: str
-    tail_mass: TailMass = 0.1
-    budget: float | None = None
-    reduction: Annotated[float, Field(ge=0, le=1)] | None = None
 
-    @model_validator(mode="after")
-    def _one_budget(self) -> Guided:
-        if (self.budget is None) == (self.reduction is None):
-            raise ValueError("give exactly one of budget and reduction")
-        return self
+    def _require_limit(self) -> None:
+        super()._require_limit()
+        if self.scope != "pooled":
+            raise ValueError("scope: guided decoders are calibrated for the pooled risk only")
 
 
 class ValuesSection(Section):

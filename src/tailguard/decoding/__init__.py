@@ -14,7 +14,6 @@ from tailguard.decoding.profile import (
     Certificate,
     DecodingSetting,
     match_profile,
-    name_measure,
 )
 
 __all__ = [
@@ -35,6 +34,5 @@ __all__ = [
     "draft_answers",
     "guide_responses",
     "match_profile",
-    "name_measure",
     "settle_drafts",
 ]

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tailguard.errors import InputError
-from tailguard.risk import RiskMeasure, SmallTailWarning, risk_upper_bound
+from tailguard.risk import (
+    RiskMeasure,
+    SmallTailWarning,
+    Threshold,
+    as_threshold,
+    risk_upper_bound,
+)
 
 _MOST_LEVELS = 100
 
@@ -31,7 +37,7 @@ class AcceptanceChoice:
     """
 
     level: float
-    threshold: float
+    threshold: Threshold
     risk: float
     expected_bound: float
     acceptance_rate: float
@@ -106,7 +112,7 @@ def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallTailWarning)  # the bound says how little is known
         risk = measure.value(served)
-    threshold = float(np.max(measure.minimiser(served)))
+    threshold = as_threshold(measure.minimiser(served))
     return AcceptanceChoice(level, threshold, risk, math.inf, float(keep.mean()), met=False)
 
 

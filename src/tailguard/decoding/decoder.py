@@ -18,13 +18,12 @@ from tailguard.decoding.profile import (
     CalibratedProfile,
     DecodingSetting,
     match_profile,
-    name_measure,
 )
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy
-from tailguard.risk import RiskMeasure
+from tailguard.risk import RiskLimit, RiskMeasure
 from tailguard.scorers.scorer import Scorer
 from tailguard.values.prefix_score import (
     PrefixHeads,
@@ -157,7 +156,7 @@ class Decoder:
             raise InputError("measure and budget: give both, or neither for the default profile")
         profile = self._profiles[0]
         if measure is not None and budget is not None:
-            profile = match_profile(self._profiles, *name_measure(measure), budget)
+            profile = match_profile(self._profiles, RiskLimit(measure, budget))
         setting = profile.setting
         if max_candidates is not None and max_candidates > self._batch_size:
             raise InputError(
@@ -172,7 +171,7 @@ class Decoder:
             "max_new_tokens": max_new_tokens,
         }
         changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
-        certified = profile.covers(profile.budget if budget is None else budget)
+        certified = profile.covers(profile.limit.budget if budget is None else budget)
         drafts = self.draft(prompts, changed, stop=stop, seed=seed)
         return self.settle(
             prompts, drafts, changed, certified=certified and changed == setting and not stop
@@ -264,8 +263,8 @@ def _guidance(guided_policy: GuidedPolicy, setting: DecodingSetting) -> Guidance
         scorer = _fail_closed(
             pessimistic_scorer(
                 guided_policy.heads,
+                measure=setting.limit.measure,
                 threshold=setting.threshold,
-                tail_mass=setting.tail_mass,
                 pessimism=setting.pessimism,
             )
         )

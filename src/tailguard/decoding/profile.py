@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+from tailguard.risk import RiskLimit, Threshold
+from tailguard.risk.spelling import describe_limit
 from tailguard.values.prefix_score import require_pessimism
 
 
@@ -16,10 +17,10 @@ class DecodingSetting:
     """How answers to one profile are found and when they are served.
 
     Attributes:
+        limit: what the answers are to keep.
         policy: name of the policy that is decoded from.
         multiplier: λ′ of the decoding plan, made on that policy's own bank.
-        threshold: ν′ of that plan.
-        tail_mass: α of the penalty.
+        threshold: ν′ of that plan; one per CVaR for a spectral measure.
         pessimism: κ, standard deviations of doubt that scores are charged with.
         acceptance_level: answers whose upper bound on cost is above it are withheld. Per answer;
             not the budget.
@@ -31,10 +32,10 @@ class DecodingSetting:
         top_p: nucleus of the sampling law.
     """
 
+    limit: RiskLimit
     policy: str
     multiplier: float
-    threshold: float
-    tail_mass: float
+    threshold: Threshold
     pessimism: float
     acceptance_level: float
     max_candidates: int
@@ -73,87 +74,43 @@ class CalibratedProfile:
     """A point of the calibrated grid.
 
     Attributes:
-        measure_name: as `name_measure` gives it: ``mean``, ``cvar``, ``mean-cvar:κ``,
-            ``entropic:θ``.
-        tail_mass: α; 1 for the mean.
-        budget: d.
-        setting: how it is decoded.
+        setting: how it is decoded, and under which limit.
         certificate: None where none was made.
     """
 
-    measure_name: str
-    tail_mass: float
-    budget: float
     setting: DecodingSetting
     certificate: Certificate | None = None
+
+    @property
+    def limit(self) -> RiskLimit:
+        """What its answers are to keep."""
+        return self.setting.limit
 
     def covers(self, budget: float) -> bool:
         """Whether the certificate, if any, shows that the budget is met."""
         return self.certificate is not None and self.certificate.risk_upper_bound <= budget
 
 
-def match_profile(
-    profiles: Sequence[CalibratedProfile], measure_name: str, tail_mass: float, budget: float
-) -> CalibratedProfile:
-    """The next stricter calibrated profile: same measure, tail mass and budget no larger.
+def match_profile(profiles: Sequence[CalibratedProfile], asked: RiskLimit) -> CalibratedProfile:
+    """The loosest calibrated profile that is at least as strict as what is asked.
 
-    Among those, the largest tail mass, then the largest budget. The mean is the CVaR of tail mass
-    1, which a smaller one bounds, so CVaR profiles serve requests for the mean.
+    At least as strict: its measure dominates the one asked for (`RiskMeasure.dominates`: the same,
+    CVaR at a smaller tail mass, any measure where the mean is asked for) and its budget is no
+    larger. Loosest: the largest tail mass, then the largest budget.
 
     Raises:
-        InfeasibleError: none is as strict; tells the smallest risk reachable at such a tail mass
-            (infinite where none is calibrated there).
-        InputError: tail mass outside (0, 1] or a NaN budget.
+        InfeasibleError: none is as strict; tells the smallest budget that is calibrated under such
+            a measure (infinite where there is none).
     """
-    if not 0.0 < tail_mass <= 1.0:
-        raise InputError(f"tail_mass: {tail_mass}; must lie in (0, 1]")
-    if math.isnan(budget):
-        raise InputError("budget: NaN; give a number")
-    family, tail_mass = _family(measure_name, tail_mass)
-    same: list[tuple[float, CalibratedProfile]] = []
-    for profile in profiles:
-        other, mass = _family(profile.measure_name, profile.tail_mass)
-        if other == family:
-            same.append((mass, profile))
-    tight = [(mass, profile) for mass, profile in same if mass <= tail_mass]
-    meeting = [(mass, profile) for mass, profile in tight if profile.budget <= budget]
+    strict = [p for p in profiles if p.limit.measure.dominates(asked.measure)]
+    meeting = [p for p in strict if p.limit.budget <= asked.budget]
     if meeting:
-        return max(meeting, key=lambda pair: (pair[0], pair[1].budget))[1]
-    smallest = min((profile.budget for _, profile in tight), default=math.inf)
-    asked = f"{measure_name} with tail_mass={tail_mass:g} and budget={budget:g}"
-    if tight:
-        hint = f"the smallest calibrated budget at such a tail mass is {smallest:g}"
-    elif same:
-        mass, least = min((mass, profile.budget) for mass, profile in same)
-        hint = f"the smallest calibrated tail mass is {mass:g}, with budgets from {least:g}"
+        return max(meeting, key=lambda p: (p.limit.measure.smallest_tail, p.limit.budget))
+    smallest = min((p.limit.budget for p in strict), default=math.inf)
+    if strict:
+        hint = f"the smallest budget calibrated under such a measure is {smallest:g}"
     else:
-        known = ", ".join(sorted({profile.measure_name for profile in profiles})) or "none"
-        hint = f"calibrated measures: {known}"
-    raise InfeasibleError(f"no calibrated profile is as strict as {asked}; {hint}", smallest)
-
-
-def _family(measure_name: str, tail_mass: float) -> tuple[str, float]:
-    return ("cvar", 1.0) if measure_name == "mean" else (measure_name, tail_mass)
-
-
-def name_measure(measure: RiskMeasure) -> tuple[str, float]:
-    """A measure's name on the calibrated grid and its tail mass (1 where it has none).
-
-    Parameters other than the tail mass are part of the name, so that they must match exactly.
-
-    Raises:
-        InputError: a measure the grid has no name for.
-    """
-    match measure:
-        case Mean():
-            return "mean", 1.0
-        case CVaR():
-            return "cvar", float(measure.tail_mass)
-        case MeanCVaR():
-            return f"mean-cvar:{float(measure.weight):g}", float(measure.tail_mass)
-        case Entropic():
-            return f"entropic:{float(measure.theta):g}", 1.0
-        case _:
-            raise InputError(
-                f"measure: {measure!r}; decoders are calibrated for Mean, CVaR, MeanCVaR, Entropic"
-            )
+        known = "; ".join(dict.fromkeys(describe_limit(p.limit) for p in profiles))
+        hint = f"calibrated: {known}"
+    told = describe_limit(asked)
+    raise InfeasibleError(f"no calibrated profile is as strict as {told}; {hint}", smallest)

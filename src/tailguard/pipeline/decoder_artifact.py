@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tailguard.errors import InputError
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.scorer_artifact import load_scorers
 from tailguard.pipeline.sources import model_hashes, model_path
+from tailguard.risk import Threshold, as_threshold
+from tailguard.risk.spelling import describe_measure, limit_from_json, limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
 DECODER_NAME = "decoder.json"
@@ -46,20 +48,21 @@ class DecoderFile:
     cost_bound: float
     max_scorer_tokens: int
     profiles: tuple[CalibratedProfile, ...]
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
     scorer_hashes: dict[str, str] = field(default_factory=dict[str, str])
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        write_json(path, asdict(self))
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "profiles"}
+        write_json(path, rest | {"profiles": [_profile_to_json(p) for p in self.profiles]})
 
     @classmethod
     def read(cls, path: Path) -> DecoderFile:
         """Read what `write` wrote."""
-        fields: dict[str, Any] = read_json(path)
-        profiles = tuple(_profile(entry) for entry in fields.pop("profiles"))
-        thresholds = tuple(float(nu) for nu in fields.pop("thresholds"))
-        return cls(profiles=profiles, thresholds=thresholds, **fields)
+        content: dict[str, Any] = read_json(path)
+        profiles = tuple(_profile_from_json(entry) for entry in content.pop("profiles"))
+        thresholds = tuple(as_threshold(nu) for nu in content.pop("thresholds"))
+        return cls(profiles=profiles, thresholds=thresholds, **content)
 
 
 def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
@@ -108,10 +111,11 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
     Raises:
         InputError: two profiles are the same.
     """
-    for form in ("≤{1:.2f}", "CVaR{0:g} ≤{1:.2f}", "CVaR{0:g} ≤{1!r}"):
+    limits = [(profile.setting.policy, profile.limit) for profile in profiles]
+    for form in ("≤{1:.2f}", "{0} ≤{1:.2f}", "{0} ≤{1!r}"):
         names = [
-            f"{profile.setting.policy}+guided {form.format(profile.tail_mass, profile.budget)}"
-            for profile in profiles
+            f"{policy}+guided {form.format(describe_measure(limit.measure), limit.budget)}"
+            for policy, limit in limits
         ]
         if len(set(names)) == len(names):
             return names
@@ -128,16 +132,25 @@ def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
     return GuidedPolicy(policy, ProcessHeads.load(folder / "heads.safetensors"))
 
 
-def _profile(fields: dict[str, Any]) -> CalibratedProfile:
-    setting, certificate = fields["setting"], fields["certificate"]
-    level = float(setting["acceptance_level"])  # infinities are written as text
+def _profile_to_json(profile: CalibratedProfile) -> dict[str, Any]:
+    setting = {f.name: getattr(profile.setting, f.name) for f in fields(profile.setting)}
+    certificate = None if profile.certificate is None else asdict(profile.certificate)
+    return {
+        "setting": setting | {"limit": limit_to_json(profile.limit)},
+        "certificate": certificate,
+    }
+
+
+def _profile_from_json(content: dict[str, Any]) -> CalibratedProfile:
+    setting, certificate = dict(content["setting"]), content["certificate"]
+    limit = limit_from_json(setting["limit"])
+    assert limit is not None  # as every setting has one
+    setting |= {
+        "limit": limit,
+        "threshold": as_threshold(setting["threshold"]),
+        "acceptance_level": float(setting["acceptance_level"]),  # infinities are written as text
+    }
     if certificate is not None:
         bound = float(certificate["risk_upper_bound"])
         certificate = Certificate(**certificate | {"risk_upper_bound": bound})
-    return CalibratedProfile(
-        measure_name=fields["measure_name"],
-        tail_mass=fields["tail_mass"],
-        budget=fields["budget"],
-        setting=DecodingSetting(**setting | {"acceptance_level": level}),
-        certificate=certificate,
-    )
+    return CalibratedProfile(DecodingSetting(**setting), certificate)

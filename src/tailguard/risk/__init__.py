@@ -15,6 +15,7 @@ from tailguard.risk.mean_cvar import MeanCVaR
 from tailguard.risk.measure import RiskMeasure
 from tailguard.risk.spectral import Spectral
 from tailguard.risk.tail import cvar_curve, cvar_rows, var_rows
+from tailguard.risk.threshold import Threshold, as_threshold
 
 __all__ = [
     "CVaR",
@@ -26,6 +27,8 @@ __all__ = [
     "Scope",
     "SmallTailWarning",
     "Spectral",
+    "Threshold",
+    "as_threshold",
     "betting_upper_bound",
     "cvar_curve",
     "cvar_rows",

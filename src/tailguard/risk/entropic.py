@@ -64,15 +64,18 @@ class Entropic(RiskMeasure):
         """The risk of each row."""
         return self.value_rows(costs, weights)
 
-    def require_costs(self, costs: Float[np.ndarray, "..."]) -> None:
-        """Raise `InputError` where a cost passes the declared bound."""
-        if costs.size and costs.max() > self.cost_bound:
-            raise InputError(
-                f"costs reach {costs.max():g}, above cost_bound={self.cost_bound:g}; clip them or "
-                "declare a larger bound"
-            )
+    @property
+    def largest_cost(self) -> float:
+        """The declared bound."""
+        return float(self.cost_bound)
 
     def sufficient_threshold(self, budget: float, smallest_cost: float) -> float:
         """The budget: ρ ≤ d where E e^{θ(C−d)} ≤ 1, which is E φ_d ≤ d."""
         del smallest_cost
         return budget
+
+    def dominates(self, other: RiskMeasure) -> bool:
+        """Entropic risk grows with θ; its value does not depend on the declared bound."""
+        if isinstance(other, Entropic):
+            return self.theta >= other.theta
+        return super().dominates(other)

@@ -40,6 +40,11 @@ class Mean(RiskMeasure):
         """φ does not know ν."""
         return np.zeros(1)
 
+    @property
+    def hinge(self) -> tuple[float, float]:
+        """The tail counts for nothing."""
+        return 0.0, 1.0
+
     def sufficient_threshold(self, budget: float, smallest_cost: float) -> float:
         """Any will do."""
         del budget

@@ -1,16 +1,16 @@
 """The seam every risk measure stands behind."""
 
-from abc import abstractmethod
-from typing import Protocol, runtime_checkable
+import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 from jaxtyping import Float
 
+from tailguard.errors import InputError
 from tailguard.risk.checks import Values, check_costs, check_weights, warn_small_tail
 
 
-@runtime_checkable
-class RiskMeasure(Protocol):
+class RiskMeasure(ABC):
     """An optimized certainty equivalent, ρ(C) = min_ν E φ_ν(C), or a mixture of such.
 
     Larger cost is worse. φ_ν(c) = ν + u(c − ν) does not fall as c grows, and for every threshold
@@ -61,8 +61,17 @@ class RiskMeasure(Protocol):
         return np.array([self.minimiser(c, w) for c, w in zip(costs, weights, strict=True)])
 
     def require_costs(self, costs: Float[np.ndarray, "..."]) -> None:
-        """Raise `InputError` where a cost lies outside what the measure was declared for."""
-        del costs
+        """Raise `InputError` where a cost is above the `largest_cost` that was declared."""
+        if costs.size and costs.max() > self.largest_cost:
+            raise InputError(
+                f"costs reach {costs.max():g}, above cost_bound={self.largest_cost:g}; clip them or "
+                "declare a larger bound"
+            )
+
+    @property
+    def largest_cost(self) -> float:
+        """The largest cost that the measure was declared for; +∞ where it needs no declaration."""
+        return math.inf
 
     @property
     def threshold_shape(self) -> tuple[int, ...]:
@@ -105,3 +114,18 @@ class RiskMeasure(Protocol):
     def relaxation(self) -> "RiskMeasure | None":
         """A measure with one threshold that is nowhere larger; None where the measure has one."""
         return None
+
+    def dominates(self, other: "RiskMeasure") -> bool:
+        """Whether ρ is known to be at least the other's for every law of cost.
+
+        A decoder that was calibrated for this measure then serves requests for the other. No OCE
+        is below the mean, since u(t) ≥ t; and (1 − κ)E + κ CVaR_α grows with κ and falls with α.
+        """
+        if self == other:
+            return True
+        if other.hinge is None:
+            return False
+        weight, tail_mass = other.hinge
+        if weight == 0.0 or tail_mass == 1.0:
+            return True
+        return self.hinge is not None and self.hinge[0] >= weight and self.hinge[1] <= tail_mass

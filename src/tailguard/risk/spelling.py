@@ -30,6 +30,9 @@ MEASURES: dict[str, type[RiskMeasure]] = {
 # What a parameter is where nobody says: κ of mean–CVaR and θ of the entropic measure.
 _DEFAULTS: dict[str, Any] = {"weight": 0.5, "theta": 1.0}
 
+# An entropic request is matched by θ; the bound is the one that the decoder was calibrated with.
+ANY_COST_BOUND = 1e300
+
 
 def parse_measure(
     text: str,
@@ -50,8 +53,7 @@ def parse_measure(
             out of range. It names the parameter (``InputError.parameter``).
     """
     name, has_parameters, written = text.partition(":")
-    if name not in MEASURES:
-        raise InputError(f"measure {name}: give one of {', '.join(MEASURES)}", parameter="measure")
+    require_measure(name)
     wanted = parameters_of(name)
     found = _read_parameters(text, written) if has_parameters else {}
     for key, value in (given or {}).items():
@@ -70,9 +72,15 @@ def parse_measure(
     for key in wanted:
         if key not in found:
             if usual.get(key) is None:
-                raise InputError(f"measure {name}: give {key}", parameter=key)
+                raise InputError(f"measure {name} needs {key}; give it", parameter=key)
             found[key] = usual[key]
     return MEASURES[name](**found)
+
+
+def require_measure(name: str) -> None:
+    """Raise `InputError` unless there is a measure of that name."""
+    if name not in MEASURES:
+        raise InputError(f"measure {name}: give one of {', '.join(MEASURES)}", parameter="measure")
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
@@ -152,16 +160,13 @@ def parse_request(
     measure: str | None,
     budget: float | None,
     given: Mapping[str, Any],
-    *,
-    context: Mapping[str, Any] | None = None,
 ) -> RiskLimit | None:
     """The limit that somebody asks for; None where nothing is asked and the default holds.
 
     Args:
-        measure: as `parse_measure` reads it; CVaR where only its parameters are given.
+        measure: as `parse_measure` reads it; CVaR where only a parameter or the budget is given.
         budget: d.
         given: parameters by name; None counts as not given.
-        context: as for `parse_measure`.
 
     Raises:
         InputError: half a request, or a bad one; it names the parameter.
@@ -171,7 +176,8 @@ def parse_request(
         return None
     if budget is None:
         what = f"measure {measure}" if measure is not None else asked[0]
-        raise InputError(f"{what}: give budget beside it, the limit on risk", parameter="budget")
+        raise InputError(f"{what} needs a budget beside it, the limit on risk", parameter="budget")
+    context = {"cost_bound": ANY_COST_BOUND}
     return RiskLimit(parse_measure(measure or "cvar", given, context=context), budget)
 
 

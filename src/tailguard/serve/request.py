@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tailguard.data import Prompt
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+from tailguard.errors import InputError
+from tailguard.risk import RiskLimit
+from tailguard.risk.spelling import parse_request
 from tailguard.serve.fail_closed import GuardedDecoder, accepted_settings, calibrated_values
 from tailguard.serve.failures import bad_request
 
@@ -41,15 +43,14 @@ _WITHOUT_EFFECT_AT: dict[str, tuple[Any, ...]] = {
 }
 _ROLES = {"developer": "system"}
 _LARGEST_SEED = 2**63
-# Decoders match an entropic request by θ; the bound is the one they were calibrated with.
-_ANY_COST_BOUND = 1e300
 
 
 class Options(BaseModel):
     """The risk asked for: our fields of ``extra_body``.
 
     Attributes:
-        measure: which risk.
+        measure: which risk, as `tailguard.risk.spelling` writes it; parameters stand behind it, or
+            in the fields below.
         tail_mass: α.
         budget: d.
         max_candidates: K.
@@ -60,30 +61,26 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    measure: Literal["cvar", "mean", "mean-cvar", "entropic"] | None = None
+    measure: str | None = None
     tail_mass: Annotated[float, Field(gt=0, le=1)] | None = None
     budget: float | None = None
     max_candidates: Count | None = None
     token_price: Annotated[float, Field(ge=0)] | None = None
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    theta: Annotated[float, Field(gt=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    theta: Annotated[float, Field(gt=0)] | None = None
 
-    def risk_measure(self) -> RiskMeasure | None:
-        """The measure; None where nothing is asked for and the decoder's first profile holds."""
-        if self.measure is None and self.tail_mass is None and self.budget is None:
-            return None
-        name = self.measure or "cvar"
-        if self.budget is None:
-            raise bad_request("tailguard: give budget too", param="tailguard.budget")
-        if name == "mean":
-            return Mean()
-        if name == "entropic":
-            return Entropic(self.theta, _ANY_COST_BOUND)
-        if self.tail_mass is None:
-            raise bad_request(
-                f"tailguard: measure {name} needs tail_mass", param="tailguard.tail_mass"
-            )
-        return CVaR(self.tail_mass) if name == "cvar" else MeanCVaR(self.tail_mass, self.weight)
+    def limit(self) -> RiskLimit | None:
+        """The limit; None where nothing is asked for and the decoder's first profile holds.
+
+        Raises:
+            ApiError: 400, naming the field at fault.
+        """
+        beside = self.model_dump(include={"tail_mass", "weight", "theta"})
+        try:
+            return parse_request(self.measure, self.budget, beside)
+        except InputError as error:
+            field = error.parameter or "measure"
+            raise bad_request(f"tailguard: {error}", param=f"tailguard.{field}") from error
 
 
 class TextPart(BaseModel):
@@ -190,9 +187,10 @@ class ChatRequest(BaseModel):
         """
         options = self.tailguard or Options()
         seed = fresh_seed if self.seed is None else self.seed
+        limit = options.limit()
         asked: dict[str, Any] = {
-            "measure": options.risk_measure(),
-            "budget": options.budget,
+            "measure": None if limit is None else limit.measure,
+            "budget": None if limit is None else limit.budget,
             "max_candidates": options.max_candidates,
             "seed": seed % _LARGEST_SEED,
         }

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from tailguard.errors import InputError
-from tailguard.risk import CVaR, RiskMeasure
+from tailguard.risk import CVaR, RiskLimit, RiskMeasure, Threshold
 from tailguard.training.cost_window import CostWindow
 from tailguard.training.pid import PID, PIDState, newton_scale
 
@@ -20,31 +19,33 @@ _SHOWN_TAIL = CVaR(0.1)  # of every cost, constrained or not
 
 @dataclass(frozen=True)
 class PlannedConstraint:
-    """ρ(C) ≤ d with the plan's solution: trained as E φ_ν(C) ≤ d, which implies it.
+    """A limit ρ(C) ≤ d with the plan's solution: trained as E φ_ν(C) ≤ d, which implies it.
 
     Attributes:
-        measure: ρ.
-        budget: d, finite.
+        limit: pooled, its budget finite.
         threshold: ν, held fixed; a tuple for a measure with several.
         multiplier: λ₀ ≥ 0, where the controller starts.
         cost_index: which of the cost functions it limits.
     """
 
-    measure: RiskMeasure
-    budget: float
-    threshold: float | tuple[float, ...] = 0.0
+    limit: RiskLimit
+    threshold: Threshold = 0.0
     multiplier: float = 0.0
     cost_index: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.budget):
-            raise InputError(f"budget={self.budget}: leave the constraint out, or give a number")
+        if not math.isfinite(self.limit.budget):
+            raise InputError(
+                f"budget={self.limit.budget}: leave the constraint out, or give a number"
+            )
+        if self.limit.scope != "pooled":
+            raise InputError('scope="per_prompt": training takes constraints of scope "pooled"')
         if not np.isfinite(self.threshold).all():
             raise InputError(f"threshold={self.threshold}: give the plan's, a finite number")
 
     def penalty(self, costs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """φ_ν(c), float64 [n]."""
-        return self.measure.penalty(costs, np.asarray(self.threshold))
+        return self.limit.measure.penalty(costs, np.asarray(self.threshold))
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Dual:
             recent = windows[constraint.cost_index].costs
             penalty = constraint.penalty(recent)
             scale = newton_scale(float(penalty.var()), float(recent.var()), self.kl_coef)
-            violation = float(penalty.mean()) - constraint.budget
+            violation = float(penalty.mean()) - constraint.limit.budget
             controls.append(self.pid.update(control, violation, scale=scale))
         return DualState(tuple(controls), windows)
 
@@ -134,15 +135,10 @@ class Dual:
             shown[f"threshold{end}"] = float(np.min(constraint.threshold))
             if len(window.costs):
                 shown[f"violation{end}"] = control.violation
-                shown[f"risk{end}"] = _risk(constraint.measure, window)
-                shown[f"tail_size{end}"] = len(window.costs) * smallest_tail(constraint.measure)
+                measure = constraint.limit.measure
+                shown[f"risk{end}"] = _risk(measure, window)
+                shown[f"tail_size{end}"] = len(window.costs) * measure.smallest_tail
         return shown
-
-
-def smallest_tail(measure: RiskMeasure) -> float:
-    """The smallest tail mass that a measure looks at; 1 where it looks at all of them alike."""
-    masses = getattr(measure, "tail_masses", None) or (getattr(measure, "tail_mass", 1.0),)
-    return float(min(cast("Sequence[float]", masses)))
 
 
 def state_to_json(state: DualState) -> dict[str, Any]:

@@ -15,14 +15,12 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
-from tailguard.risk import Mean
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk import RiskLimit, as_threshold
 from tailguard.training.dual import (
     Dual,
     DualState,
     PlannedConstraint,
     numbered,
-    smallest_tail,
     state_from_json,
     state_to_json,
 )
@@ -221,15 +219,11 @@ def _planned(
     )
 
 
-def _plan(constraint: RiskLimit, nu: Any, lam: Any, column: int) -> PlannedConstraint:
-    if constraint.scope != "pooled":
-        raise InputError('scope="per_prompt": training takes constraints of scope "pooled"')
-    if nu is None and not isinstance(constraint.measure, Mean):
+def _plan(limit: RiskLimit, nu: Any, lam: Any, column: int) -> PlannedConstraint:
+    if nu is None and limit.measure.slopes.any():  # the mean's penalty has no threshold
         raise InputError("thresholds is missing: give the plan's, solve(...).threshold")
-    threshold = 0.0 if nu is None else tuple(nu) if np.ndim(nu) else float(nu)
-    return PlannedConstraint(
-        constraint.measure, float(constraint.budget), threshold, float(lam), column
-    )
+    threshold = 0.0 if nu is None else as_threshold(nu)
+    return PlannedConstraint(limit, threshold, float(lam), column)
 
 
 def _per_constraint(name: str, values: Any, count: int) -> list[Any]:
@@ -243,5 +237,5 @@ def _per_constraint(name: str, values: Any, count: int) -> list[Any]:
 
 def _window_size(planned: Sequence[PlannedConstraint], batch: int) -> int:
     """Four batches, or as many costs as put ten in the smallest tail."""
-    tails = [smallest_tail(constraint.measure) for constraint in planned]
+    tails = [constraint.limit.measure.smallest_tail for constraint in planned]
     return max([4 * batch, *(int(np.ceil(_TAIL_ANSWERS / tail)) for tail in tails)])

@@ -2,7 +2,7 @@
 
 from tailguard.values.fit import ValueFitting, fit_process_heads, threshold_grid
 from tailguard.values.prefix_score import PrefixScore, pessimistic_scorer
-from tailguard.values.process_heads import HeadPrediction, ProcessHeads, interpolate_hinge
+from tailguard.values.process_heads import HeadPrediction, ProcessHeads
 from tailguard.values.targets import PrefixOutcomes
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "ProcessHeads",
     "ValueFitting",
     "fit_process_heads",
-    "interpolate_hinge",
     "pessimistic_scorer",
     "threshold_grid",
 ]

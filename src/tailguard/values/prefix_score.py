@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tailguard.errors import InputError
+from tailguard.risk import RiskMeasure, Threshold
 
 
 class PrefixScore(NamedTuple):
@@ -41,9 +42,9 @@ class MemberPrediction(Protocol):
         ...
 
     def expected_penalty(
-        self, thresholds_grid: Tensor, threshold: float, tail_mass: float
+        self, thresholds_grid: Tensor, measure: RiskMeasure, threshold: Threshold
     ) -> Tensor:
-        """E φ_ν(C) at ν = threshold, α = tail_mass, [n, members]."""
+        """E φ_ν(C) of the measure at ν = threshold, [n, members]."""
         ...
 
 
@@ -62,27 +63,25 @@ class PrefixHeads(Protocol):
 
 
 def pessimistic_scorer(
-    heads: PrefixHeads, *, threshold: float, tail_mass: float, pessimism: float
+    heads: PrefixHeads, *, measure: RiskMeasure, threshold: Threshold, pessimism: float
 ) -> PrefixScorer:
     """Bounds on reward and penalty from process heads.
 
     Args:
         heads: fitted for the policy that is decoded from.
+        measure: whose penalty is bounded.
         threshold: ν of the penalty.
-        tail_mass: α of the penalty, in (0, 1].
         pessimism: κ ≥ 0.
 
     Raises:
         InputError: parameters out of range; when called, heads of a single member with κ > 0,
             whose doubt is unknown and not zero.
     """
-    if not 0.0 < tail_mass <= 1.0:
-        raise InputError(f"tail_mass: {tail_mass}; must lie in (0, 1]")
     require_pessimism(pessimism)
 
     def score(hidden: Tensor) -> PrefixScore:
         prediction = heads.predict(hidden)
-        penalty = prediction.expected_penalty(heads.thresholds, threshold, tail_mass)
+        penalty = prediction.expected_penalty(heads.thresholds, measure, threshold)
         return PrefixScore(
             ensemble_bound(prediction.reward, -pessimism), ensemble_bound(penalty, pessimism)
         )

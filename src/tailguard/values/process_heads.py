@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch.nn import functional
 
 from tailguard.errors import InputError
 from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.risk import RiskMeasure, Threshold
 
 _FORMAT = "tailguard.process_heads/1"
 
@@ -42,37 +44,35 @@ class HeadPrediction:
     quantiles: Float[Tensor, "n members levels"]
 
     def expected_penalty(
-        self, thresholds_grid: Float[Tensor, " thresholds"], threshold: float, tail_mass: float
+        self,
+        thresholds_grid: Float[Tensor, " thresholds"],
+        measure: RiskMeasure,
+        threshold: Threshold,
     ) -> Float[Tensor, "n members"]:
-        """E φ_ν(C) = ν + E(C − ν)₊ / α for ν = ``threshold``, α = ``tail_mass``.
+        """E φ_ν(C) under any measure, from the hinges alone.
 
-        Between grid points the hinge is interpolated linearly: never below the truth, as it is
-        convex. Below the grid it continues with slope −1 (exact where the cost exceeds ν_1 almost
-        surely). Above it, it stays at its last value: an upper bound, as it is non-increasing.
+        φ_ν is replaced by the piecewise linear function that meets it on the grid, which is a sum of
+        hinges: E φ ≈ φ(ν_1) + Σ_j a_j E(C − ν_j)₊ with a_j the changes of slope. A convex φ is never
+        above its chords, so this is an upper bound for costs within the grid, exact for CVaR at a ν
+        of the grid. Below the grid φ is at most φ(ν_1), as it does not fall; above it the last slope
+        is that of the tail, (1 − κ) + κ/α, or for curved measures that of a chord as long as the grid.
 
-        Raises:
-            InputError: ``tail_mass`` outside (0, 1].
+        Args:
+            thresholds_grid: ν_1 < … < ν_J, on which the hinges stand.
+            measure: whose penalty.
+            threshold: ν; one per CVaR for a spectral measure.
         """
-        if not 0.0 < tail_mass <= 1.0:
-            raise InputError(f"tail_mass: {tail_mass}; must lie in (0, 1]")
-        return threshold + interpolate_hinge(self.hinge, thresholds_grid, threshold) / tail_mass
-
-
-def interpolate_hinge(
-    hinge: Float[Tensor, "*batch thresholds"],
-    thresholds_grid: Float[Tensor, " thresholds"],
-    threshold: float,
-) -> Float[Tensor, "*batch"]:
-    """E(C − ν)₊ at ν = ``threshold`` from its values on an increasing grid."""
-    grid = thresholds_grid.to(hinge)
-    below = float(grid[0]) - threshold
-    if below >= 0.0:
-        return hinge[..., 0] + below
-    if threshold >= float(grid[-1]):
-        return hinge[..., -1]
-    right = int(torch.searchsorted(grid, torch.tensor(threshold).to(grid)).clamp(min=1))
-    share = (threshold - grid[right - 1]) / (grid[right] - grid[right - 1])
-    return torch.lerp(hinge[..., right - 1], hinge[..., right], share)
+        grid = thresholds_grid.detach().cpu().double().numpy()
+        beyond = min(2.0 * grid[-1] - grid[0], measure.largest_cost)
+        knots = np.append(grid, beyond) if beyond > grid[-1] else grid
+        penalty = measure.penalty(np.minimum(knots, beyond), np.asarray(threshold))
+        slopes = np.diff(penalty) / np.diff(knots)
+        if measure.hinge is not None:
+            weight, tail_mass = measure.hinge
+            slopes[-1] = (1.0 - weight) + weight / tail_mass
+        slopes = np.append(slopes, slopes[-1])[: len(grid)]
+        changes = torch.as_tensor(np.diff(slopes, prepend=0.0)).to(self.hinge)
+        return float(penalty[0]) + self.hinge @ changes
 
 
 class ProcessHeads(nn.Module):

@@ -125,7 +125,7 @@ def test_keys_of_the_other_source_are_not_suggested(message):
         (
             "plan:\n  targets:\n    - {name: a, measure: cvar10, reduction: 1}\n",
             3,
-            "plan.targets.0.measure: input should be 'none', 'mean', 'cvar', 'mean-cvar' or",
+            "plan.targets.0.measure: measure cvar10: give one of mean, cvar,",
         ),
         ("data: {num_prompts: 4}\n", 1, "data: say where it comes from: source: sandbox, or"),
         ("name: a\ndata: {source: web}\n", 2, "data: input tag 'web'"),

@@ -16,20 +16,19 @@ from tailguard.decoding import (
     DecodingSetting,
     GuidedPolicy,
     match_profile,
-    name_measure,
 )
 from tailguard.errors import InfeasibleError, InputError, ScoreError
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskLimit, Spectral
 from tailguard.values.process_heads import ProcessHeads
 
 FALLBACK = "c c c"
 PROMPTS = ["a b", "c", "b b a c a", "a"]
 
 SETTING = DecodingSetting(
+    limit=RiskLimit(CVaR(0.5), 0.0),
     policy="base",
     multiplier=0.5,
     threshold=0.0,
-    tail_mass=0.5,
     pessimism=1.0,
     acceptance_level=1.0,
     max_candidates=3,
@@ -80,9 +79,10 @@ def heads():
     ).eval()
 
 
-def profile(setting=SETTING, *, measure="cvar", tail_mass=0.1, budget=0.0, bound=None):
+def profile(setting=SETTING, *, tail_mass=0.1, budget=0.0, bound=None):
     certificate = None if bound is None else Certificate(bound, 0.95, 1000)
-    return CalibratedProfile(measure, tail_mass, budget, setting, certificate)
+    limit = RiskLimit(CVaR(tail_mass), budget)
+    return CalibratedProfile(dataclasses.replace(setting, limit=limit), certificate)
 
 
 def decoder(policy, heads, *profiles, cost=None, **kwargs):
@@ -95,7 +95,7 @@ def decoder(policy, heads, *profiles, cost=None, **kwargs):
 
 
 def test_an_answer_is_served_exactly_when_its_bound_meets_the_level(policy, heads):
-    answers = decoder(policy, heads).generate(PROMPTS * 10, seed=1)
+    answers = decoder(policy, heads, profile(tail_mass=0.5)).generate(PROMPTS * 10, seed=1)
     deviation = np.std([-0.1, 0.1], ddof=1)
     assert {a.abstained for a in answers} == {True, False}
     for answer in answers:
@@ -266,7 +266,7 @@ class BrokenHeads:
         self.reward = torch.full((hidden.shape[0], 2), math.nan)
         return self
 
-    def expected_penalty(self, thresholds_grid, threshold, tail_mass):
+    def expected_penalty(self, thresholds_grid, measure, threshold):
         return torch.zeros_like(self.reward)
 
 
@@ -326,18 +326,20 @@ def test_a_request_snaps_to_the_next_stricter_profile(policy, heads):
         (0.01, -1.0, (0.01, -1.0)),
         (0.04, -0.2, (0.01, -1.0)),
     ]:
-        found = match_profile(grid, "cvar", mass, budget)
-        assert (found.tail_mass, found.budget) == expected
-    # The mean is the CVaR of tail mass 1.
-    assert match_profile(grid, "mean", 1.0, 0.0).tail_mass == 0.25
+        found = match_profile(grid, RiskLimit(CVaR(mass), budget))
+        assert found.limit == RiskLimit(CVaR(expected[0]), expected[1])
+    # No measure is below the mean, and CVaR is above its own blends with it.
+    for looser in (Mean(), CVaR(1.0), MeanCVaR(0.25, 0.5), MeanCVaR(0.3, 0.0)):
+        assert match_profile(grid, RiskLimit(looser, 0.0)).limit == RiskLimit(CVaR(0.25), 0.0)
     for mass, budget, reachable in [(0.05, -2.0, -1.0), (0.005, 0.0, math.inf)]:
         with pytest.raises(InfeasibleError) as error:
             decoder(policy, heads, *grid).generate(["a"], measure=CVaR(mass), budget=budget)
         assert error.value.smallest_reachable_risk == reachable
-    with pytest.raises(InfeasibleError, match=r"tail mass is 0\.01, with budgets from -1"):
-        match_profile(grid, "cvar", 0.005, 0.0)
-    with pytest.raises(InfeasibleError, match="calibrated measures: cvar"):
-        match_profile(grid, "entropic:1", 1.0, 5.0)
+    with pytest.raises(InfeasibleError, match=r"under such a measure is -1$"):
+        match_profile(grid, RiskLimit(CVaR(0.05), -2.0))
+    for unknown in (CVaR(0.005), Entropic(1.0, 9.0), Spectral((0.005, 0.5), (0.5, 0.5))):
+        with pytest.raises(InfeasibleError, match=r"calibrated: cvar at 0\.01 ≤ -1; cvar at 0\.01"):
+            match_profile(grid, RiskLimit(unknown, 5.0))
 
 
 def test_certified_only_where_the_certificate_holds(policy, heads):
@@ -379,13 +381,14 @@ def test_heads_on_another_device_are_refused(policy, heads):
         decoder(policy, copy.deepcopy(heads).to("meta"))
 
 
-def test_measures_have_names():
-    assert name_measure(Mean()) == ("mean", 1.0)
-    assert name_measure(CVaR(0.1)) == ("cvar", 0.1)
-    assert name_measure(MeanCVaR(0.1, 0.5)) == ("mean-cvar:0.5", 0.1)
-    assert name_measure(Entropic(2.0, 5.0)) == ("entropic:2", 1.0)
-    with pytest.raises(InputError, match="measure"):
-        name_measure(Spectral((0.1, 0.5), (0.5, 0.5)))
+def test_any_measure_can_be_asked_for_where_it_is_calibrated(policy, heads):
+    limit = RiskLimit(Spectral((0.1, 0.5), (0.5, 0.5)), 1.0)
+    setting = dataclasses.replace(SETTING, limit=limit, threshold=(0.5, -0.5))
+    served = decoder(policy, heads, CalibratedProfile(setting, Certificate(0.5, 0.95, 1000)))
+    for measure, budget in ((limit.measure, 1.0), (limit.measure, 2.0), (Mean(), 1.0)):
+        assert served.generate(["a"], measure=measure, budget=budget)[0].certified
+    with pytest.raises(InfeasibleError):
+        served.generate(["a"], measure=CVaR(0.5), budget=1.0)
 
 
 def test_wrong_requests_are_refused(policy, heads):

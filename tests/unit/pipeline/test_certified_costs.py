@@ -17,12 +17,13 @@ from tailguard.decoding.guidance import GuidedResponse
 from tailguard.errors import InputError
 from tailguard.pipeline.decoder_artifact import guided_names
 from tailguard.pipeline.stages.calibrate import served_costs
+from tailguard.risk import CVaR, RiskLimit
 
 SETTING = DecodingSetting(
+    limit=RiskLimit(CVaR(0.1), 0.0),
     policy="p",
     multiplier=1.0,
     threshold=0.0,
-    tail_mass=0.1,
     pessimism=1.0,
     acceptance_level=0.0,
     max_candidates=1,
@@ -69,15 +70,19 @@ def test_what_is_served_at_a_level_counts_and_never_more_than_the_declared_bound
 
 
 def names(*profiles):
-    return guided_names([CalibratedProfile("cvar", a, d, SETTING, None) for a, d in profiles])
+    limits = [RiskLimit(CVaR(tail_mass), budget) for tail_mass, budget in profiles]
+    return guided_names([CalibratedProfile(replace(SETTING, limit=limit)) for limit in limits])
 
 
 def test_names_are_as_short_as_tells_decoders_apart():
     assert names((0.1, 0.0), (0.1, 0.5)) == ["p+guided ≤0.00", "p+guided ≤0.50"]
-    assert names((0.1, 0.5), (0.05, 0.5)) == ["p+guided CVaR0.1 ≤0.50", "p+guided CVaR0.05 ≤0.50"]
+    assert names((0.1, 0.5), (0.05, 0.5)) == [
+        "p+guided cvar at 0.1 ≤0.50",
+        "p+guided cvar at 0.05 ≤0.50",
+    ]
     assert names((0.1, 0.501), (0.1, 0.502)) == [
-        "p+guided CVaR0.1 ≤0.501",
-        "p+guided CVaR0.1 ≤0.502",
+        "p+guided cvar at 0.1 ≤0.501",
+        "p+guided cvar at 0.1 ≤0.502",
     ]
     with pytest.raises(InputError, match="two entries are the same"):
         names((0.1, 0.5), (0.1, 0.5))

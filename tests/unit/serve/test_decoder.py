@@ -6,6 +6,7 @@ import pytest
 
 from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting, GuidedPolicy
 from tailguard.models.policy import load_policy
+from tailguard.risk import CVaR, RiskLimit
 
 LEVELS = {-0.5: -100.0, 0.5: 100.0}  # budget → acceptance level: nothing passes, everything passes
 
@@ -34,14 +35,11 @@ def scorer():
 def client(policy, scorer, serve):
     profiles = [
         CalibratedProfile(
-            "cvar",
-            0.1,
-            budget,
             DecodingSetting(
+                limit=RiskLimit(CVaR(0.1), budget),
                 policy="base",
                 multiplier=1.0,
                 threshold=0.0,
-                tail_mass=0.1,
                 pessimism=1.0,
                 acceptance_level=level,
                 max_candidates=1,

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from tailguard.errors import InputError
-from tailguard.risk import CVaR, Mean, Spectral
+from tailguard.risk import CVaR, Mean, RiskLimit, Spectral
 from tailguard.training.dual import (
     Dual,
     PlannedConstraint,
-    smallest_tail,
     state_from_json,
     state_to_json,
 )
@@ -23,9 +22,9 @@ COSTS = np.array([[0.0, 5.0], [1.0, -1.0], [3.0, 2.0], [-2.0, 0.0]])
 def two_costs():
     return Dual(
         (
-            PlannedConstraint(CVaR(0.25), 0.5, threshold=1.0, multiplier=0.3),
-            PlannedConstraint(Mean(), -1.0, multiplier=2.0, cost_index=1),
-            PlannedConstraint(CVaR(0.5), 0.0, threshold=-1.0, multiplier=0.1),
+            PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), threshold=1.0, multiplier=0.3),
+            PlannedConstraint(RiskLimit(Mean(), -1.0), multiplier=2.0, cost_index=1),
+            PlannedConstraint(RiskLimit(CVaR(0.5), 0.0), threshold=-1.0, multiplier=0.1),
         ),
         num_costs=2,
         kl_coef=0.2,
@@ -58,7 +57,7 @@ def test_update_uses_the_window_and_steps_once():
 
 
 def test_figures_name_what_they_count():
-    dual = Dual((PlannedConstraint(CVaR(0.25), 0.5, threshold=1.0),), 1, 0.1, 8)
+    dual = Dual((PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), threshold=1.0),), 1, 0.1, 8)
     assert set(dual.figures(dual.init())) == {"multiplier", "threshold"}
     figures = dual.figures(dual.update(dual.init(), COSTS[:, :1]))
     assert figures["tail_size"] == 1.0  # 4 costs, a quarter of them
@@ -80,15 +79,9 @@ def test_state_goes_through_json():
         state_from_json(state_to_json(dual.init()), other.init())
 
 
-def test_smallest_tail():
-    assert smallest_tail(Mean()) == 1.0
-    assert smallest_tail(CVaR(0.05)) == 0.05
-    assert smallest_tail(Spectral((0.1, 1.0), (0.5, 0.5))) == 0.1
-
-
 def test_spectral_thresholds_shape_the_reward():
     measure = Spectral((0.5, 1.0), (0.5, 0.5))
-    planned = PlannedConstraint(measure, 1.0, threshold=(0.0, 1.0), multiplier=2.0)
+    planned = PlannedConstraint(RiskLimit(measure, 1.0), threshold=(0.0, 1.0), multiplier=2.0)
     costs = np.array([[-1.0], [2.0]])
     dual = Dual((planned,), 1, 0.1, 4)
     by_hand = [0.5 * 0.0 + 0.5 * 1.0, 0.5 * 2.0 / 0.5 + 0.5 * (1.0 + 1.0)]
@@ -97,8 +90,10 @@ def test_spectral_thresholds_shape_the_reward():
 
 def test_wrong_plans_are_named():
     with pytest.raises(InputError, match="budget=inf"):
-        PlannedConstraint(CVaR(0.1), math.inf)
+        PlannedConstraint(RiskLimit(CVaR(0.1), math.inf))
     with pytest.raises(InputError, match="threshold=nan"):
-        PlannedConstraint(CVaR(0.1), 0.0, threshold=math.nan)
+        PlannedConstraint(RiskLimit(CVaR(0.1), 0.0), threshold=math.nan)
+    with pytest.raises(InputError, match="per_prompt"):
+        PlannedConstraint(RiskLimit(CVaR(0.1), 0.0, scope="per_prompt"))
     with pytest.raises(InputError, match="limits cost 1"):
-        Dual((PlannedConstraint(Mean(), 0.0, cost_index=1),), 1, 0.1, 4)
+        Dual((PlannedConstraint(RiskLimit(Mean(), 0.0), cost_index=1),), 1, 0.1, 4)

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tailguard.errors import InputError, ScoreError
-from tailguard.risk import CVaR
+from tailguard.risk import CVaR, RiskLimit
 from tailguard.training.distillation import DistillationSettings, distil
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.on_policy import RLOOSettings, combine_members, train_rloo
@@ -66,7 +66,7 @@ def exact_value(law, model, base, shaped, kl_coef):
 
 @pytest.mark.slow
 def test_steps_raise_the_shaped_value_and_lower_the_tail(tiny_base, law, load, tmp_path):
-    plan = PlannedConstraint(CVaR(0.2), 0.8, threshold=0.5, multiplier=0.2)
+    plan = PlannedConstraint(RiskLimit(CVaR(0.2), 0.8), threshold=0.5, multiplier=0.2)
     out = train_rloo(
         tiny_base,
         PROMPTS,
@@ -141,7 +141,7 @@ def test_deterministic_quiet_and_scored_with_the_prompts_given(tiny_base, tmp_pa
                 prompts,
                 tmp_path / name,
                 scorers=judges,
-                constraints=[PlannedConstraint(CVaR(0.2), 0.8, threshold=0.5)],
+                constraints=[PlannedConstraint(RiskLimit(CVaR(0.2), 0.8), threshold=0.5)],
                 settings=settings(),
                 on_progress=lambda *step: steps.append(step),
             )
@@ -193,7 +193,9 @@ def test_broken_scores_stop_and_write_nothing(tiny_base, tmp_path, kind, scores)
             PROMPTS,
             tmp_path / "out",
             scorers=judges,
-            constraints=[PlannedConstraint(CVaR(0.2), 0.8, threshold=0.5, multiplier=1.0)],
+            constraints=[
+                PlannedConstraint(RiskLimit(CVaR(0.2), 0.8), threshold=0.5, multiplier=1.0)
+            ],
             settings=settings(),
         )
     assert not (tmp_path / "out").exists()

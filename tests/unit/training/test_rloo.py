@@ -17,12 +17,12 @@ from tailguard.errors import InputError, ScoreError
 from tailguard.models.quiet import without_announcements
 from tailguard.models.random_state import seeded
 from tailguard.planning import RiskConstraint
-from tailguard.risk import CVaR, Mean
+from tailguard.risk import CVaR, Mean, RiskLimit
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.rloo import DUAL_STATE_NAME, RiskConstrainedRLOOTrainer
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("a b", "c", "d e a", "b b")]
-CVAR = PlannedConstraint(CVaR(0.25), 0.5, threshold=0.4, multiplier=0.7)
+CVAR = PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), threshold=0.4, multiplier=0.7)
 
 
 def count_a(completions, **_):
@@ -180,7 +180,7 @@ def test_plain_constraints_take_the_plan(make):
     assert [c.cost_index for c in both.dual.constraints] == [0, 1]
     assert [c.multiplier for c in both.dual.constraints] == [1.0, 2.0]
     named = [
-        PlannedConstraint(CVaR(0.25), d, 0.4, cost_index=k)
+        PlannedConstraint(RiskLimit(CVaR(0.25), d), 0.4, cost_index=k)
         for d, k in ((0.0, 0), (1.0, 1), (2.0, 1))
     ]
     three = make(cost_funcs=[count_d, count_a], constraints=named)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from tailguard.errors import InputError
+from tailguard.risk import CVaR
 from tailguard.values.fit import ValueFitting, fit_process_heads, threshold_grid
 from tailguard.values.process_heads import ProcessHeads
 from tailguard.values.targets import PrefixOutcomes, start_at_marginal, value_losses
@@ -56,7 +57,7 @@ def test_a_known_conditional_law_is_recovered(fitted):
     assert (_explained(quantile, prediction.quantiles.mean(dim=1)) > 0.88).all()
     assert _explained(fresh.hidden[:, 2], prediction.reward.mean(dim=1)) > 0.97
     # The penalty in closed form, at a threshold off the grid.
-    penalty = prediction.expected_penalty(heads.thresholds, 1.0, 0.25).mean(dim=1)
+    penalty = prediction.expected_penalty(heads.thresholds, CVaR(0.25), 1.0).mean(dim=1)
     exact = 1.0 + _true_hinge(start, width, torch.tensor(1.0)) / 0.25
     assert _explained(exact, penalty) > 0.85
 

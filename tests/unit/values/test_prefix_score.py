@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tailguard.errors import InputError
+from tailguard.risk import CVaR
 from tailguard.values import pessimistic_scorer
 from tailguard.values.process_heads import HeadPrediction
 
@@ -28,7 +29,7 @@ class GivenHeads:
 
 def bounds(threshold, tail_mass, pessimism, members=3):
     scorer = pessimistic_scorer(
-        GivenHeads(members), threshold=threshold, tail_mass=tail_mass, pessimism=pessimism
+        GivenHeads(members), measure=CVaR(tail_mass), threshold=threshold, pessimism=pessimism
     )
     return scorer(torch.zeros(2, 4))
 

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from tailguard.errors import InputError
-from tailguard.values.process_heads import HeadPrediction, ProcessHeads, interpolate_hinge
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+from tailguard.values.process_heads import HeadPrediction, ProcessHeads
 
 GRID = torch.tensor([-1.0, -0.25, 0.5, 2.0, 5.0])
 LEVELS = torch.tensor([0.5, 0.9, 0.99])
@@ -72,13 +74,37 @@ def test_expected_penalty_is_exact_on_the_grid_and_above_the_truth_between():
     prediction = HeadPrediction(torch.zeros(2, 3), hinge, torch.zeros(2, 3, 1))
     for threshold in (0.0, 1.5, 3.0, -2.0):  # on the grid, and below the least cost
         expected = threshold + truth(threshold) / 0.1
-        penalty = prediction.expected_penalty(grid, threshold, 0.1)
+        penalty = prediction.expected_penalty(grid, CVaR(0.1), threshold)
         torch.testing.assert_close(penalty, expected.expand(2, 3))
     for threshold in (0.4, 1.0, 2.2):
-        assert (interpolate_hinge(hinge, grid, threshold) >= truth(threshold) - 1e-6).all()
-    assert (interpolate_hinge(hinge - 1e-3, grid, 9.0) == hinge[..., -1] - 1e-3).all()
-    with pytest.raises(InputError, match="tail_mass: 0"):
-        prediction.expected_penalty(grid, 1.0, 0.0)
+        penalty = prediction.expected_penalty(grid, CVaR(0.1), threshold)
+        assert (penalty >= threshold + truth(threshold) / 0.1 - 1e-5).all()
+    # Above the grid the hinge stays at its last value.
+    above = HeadPrediction(torch.zeros(2, 3), hinge + 0.01, torch.zeros(2, 3, 1))
+    penalty = above.expected_penalty(grid, CVaR(0.1), 9.0)
+    torch.testing.assert_close(penalty, torch.full((2, 3), 9.0 + 0.01 / 0.1))
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold"),
+    [
+        (Mean(), 0.0),
+        (CVaR(0.2), 1.1),
+        (MeanCVaR(0.25, 0.4), 0.7),
+        (Entropic(0.8, 3.0), 1.3),
+        (Spectral((0.1, 0.5), (0.3, 0.7)), (2.0, 0.5)),
+    ],
+    ids=repr,
+)
+def test_hinges_on_a_fine_grid_give_the_penalty_of_any_measure(measure, threshold):
+    cost = torch.tensor([0.0, 0.3, 1.0, 2.0, 3.0], dtype=torch.float64)
+    grid = torch.linspace(0.0, 3.0, 301, dtype=torch.float64)
+    hinge = (cost[:, None] - grid).clamp(min=0).mean(dim=0).expand(1, 1, -1).float()
+    prediction = HeadPrediction(torch.zeros(1, 1), hinge, torch.zeros(1, 1, 1))
+    found = float(prediction.expected_penalty(grid.float(), measure, threshold))
+    truth = float(measure.penalty(cost.numpy(), np.asarray(threshold)).mean())
+    assert found == pytest.approx(truth, abs=2e-3)
+    assert found >= truth - 1e-4
 
 
 def test_heads_come_back_from_disk_with_their_hashes(tmp_path):

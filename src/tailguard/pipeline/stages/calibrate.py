@@ -33,7 +33,8 @@ from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_gu
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, policy_directories
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.risk import CVaR, cvar_upper_bound
+from tailguard.risk import risk_upper_bound
+from tailguard.risk.spelling import limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
 CERTIFICATES_NAME = "certificates.json"
@@ -61,7 +62,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    4,
+    5,
     ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
     _config,
     policy_input,
@@ -119,7 +120,7 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
             prompts,
             drafting.setting,
             seed=work.seed(split),
-            on_progress=work.steps(f"{split}: {plan.policy} ≤ {plan.budget:.3g}"),
+            on_progress=work.steps(f"{split}: {plan.policy} ≤ {plan.limit.budget:.3g}"),
         )
 
     prompts, drafts = draft("calibrate")
@@ -130,26 +131,26 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
         np.minimum(costs, bound),
         costs,
         served_costs(decoder.settle(prompts, drafts, withhold_all), bound),
-        measure=CVaR(plan.tail_mass),
-        budget=plan.budget,
+        measure=plan.limit.measure,
+        budget=plan.limit.budget,
         largest_cost=bound,
         confidence=confidence,
         num_certification=len(read_split(prepared, "certify")) if by_certificate else None,
     )
     prompts, drafts = draft("certify")
     answers = decoder.settle(prompts, drafts, _profile(plan, recipe, choice.level).setting)
-    risk = cvar_upper_bound(
+    risk = risk_upper_bound(
         served_costs(answers, bound),
-        plan.tail_mass,
+        plan.limit.measure,
         choice.threshold,
         upper=bound,
         confidence=confidence,
     )
     certificate = Certificate(float(risk), confidence, len(answers))
     profile = _profile(plan, recipe, choice.level, certificate)
-    described = {"policy": plan.policy, "tail_mass": plan.tail_mass, "budget": plan.budget}
+    described = {"policy": plan.policy, **(limit_to_json(plan.limit) or {})}
     described |= asdict(certificate) | {"choice": asdict(choice)}
-    described |= {"certified": profile.covers(plan.budget)} | _intervention(drafts, answers)
+    described |= {"certified": profile.covers(plan.limit.budget)} | _intervention(drafts, answers)
     return profile, described
 
 
@@ -168,10 +169,10 @@ def _profile(
 ) -> CalibratedProfile:
     decoding = recipe.decoding
     setting = DecodingSetting(
+        limit=plan.limit,
         policy=plan.policy,
-        multiplier=plan.multiplier,
-        threshold=plan.threshold,
-        tail_mass=plan.tail_mass,
+        multiplier=plan.figures.multiplier,
+        threshold=plan.figures.threshold,
         pessimism=decoding.pessimism,
         acceptance_level=level,
         max_candidates=decoding.max_candidates,
@@ -180,7 +181,7 @@ def _profile(
         temperature=recipe.policy.temperature,
         fallback=decoding.fallback,
     )
-    return CalibratedProfile("cvar", plan.tail_mass, plan.budget, setting, certificate)
+    return CalibratedProfile(setting, certificate)
 
 
 def _guided_policy(work: Work, name: str) -> GuidedPolicy:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tailguard.artifacts import read_json, write_json
-from tailguard.config import FileData, Recipe
+from tailguard.config import UNCONSTRAINED, FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
 from tailguard.decoding import CalibratedProfile
@@ -32,10 +32,12 @@ from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.calibrate import CERTIFICATES_NAME, draft_in_parts
-from tailguard.pipeline.stages.plan import read_plan
+from tailguard.pipeline.stages.plan import PlannedTarget, read_plan
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained
 from tailguard.pipeline.workers import map_side_by_side
+from tailguard.risk import RiskLimit
+from tailguard.risk.spelling import describe_limit, limit_to_json
 
 RECORD_NAME = "record.json"
 COSTS_NAME = "costs.parquet"
@@ -84,7 +86,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 def _build(work: Work) -> dict[str, Any]:
     asked = _asked(work)
     judge = require_judge(build_judge(work))
-    plan, targets = read_plan(work.parents["plan"])
+    _, targets = read_plan(work.parents["plan"])
     profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
     plain = ["base", *(target.name for target in targets)]
     guided = guided_names(profiles)
@@ -92,7 +94,7 @@ def _build(work: Work) -> dict[str, Any]:
     parts: list[str | int] = [*range(len(guided)), *plain]
     made = map_side_by_side(_answer, work, parts)
     answered = dict(zip([*guided, *plain], made, strict=True))
-    described = _described(plan, profiles)
+    described = _described(targets, profiles)
     rows: list[dict[str, Any]] = []
     costs: dict[str, np.ndarray] = {}
     for name in [*plain, *guided]:
@@ -122,7 +124,7 @@ def _build(work: Work) -> dict[str, Any]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    4,
+    5,
     ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
     _config,
     policy_input,
@@ -235,37 +237,22 @@ def _flat(metrics: TailMetrics) -> dict[str, Any]:
 
 
 def _described(
-    plan: dict[str, Any], profiles: Sequence[CalibratedProfile]
+    targets: Sequence[PlannedTarget], profiles: Sequence[CalibratedProfile]
 ) -> dict[str, dict[str, Any]]:
     """What each row is: its kind and what was asked of it."""
     found: dict[str, dict[str, Any]] = {"base": {"kind": "base", "target": "reference policy"}}
-    for target in plan["targets"]:
-        asked = (
-            "unconstrained"
-            if target["budget"] is None
-            else (
-                f"{target['measure']}"
-                + (f" at {target['tail_mass']:g}" if target["measure"] != "mean" else "")
-                + f" ≤ {target['budget']:.3g}"
-            )
-        )
-        found[target["name"]] = {
-            "kind": "trained",
-            "target": asked,
-            "measure": target["measure"],
-            "tail_mass": target["tail_mass"],
-            "budget": target["budget"],
-        }
+    for target in targets:
+        found[target.name] = {"kind": "trained", **_asked_of(target.limit)}
     for name, profile in zip(guided_names(profiles), profiles, strict=True):
-        found[name] = {
-            "kind": "guided",
-            "target": f"cvar at {profile.tail_mass:g} ≤ {profile.budget:.3g}",
-            "measure": profile.measure_name,
-            "policy": profile.setting.policy,
-            "tail_mass": profile.tail_mass,
-            "budget": profile.budget,
-        }
+        asked = {"policy": profile.setting.policy, **_asked_of(profile.limit)}
+        found[name] = {"kind": "guided", **asked}
     return found
+
+
+def _asked_of(limit: RiskLimit | None) -> dict[str, Any]:
+    """A limit as a row shows it: in words, and by its parts."""
+    parts = limit_to_json(limit) or {"measure": UNCONSTRAINED, "budget": None}
+    return {"target": describe_limit(limit), **parts}
 
 
 def _examples(

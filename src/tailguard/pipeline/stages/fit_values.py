@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank, sample_risk, write_bank
-from tailguard.pipeline.stages.plan import smallest_reachable_risk
+from tailguard.pipeline.stages.plan import PlanFigures, PlannedTarget, limit_on
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, policy_directories
 from tailguard.planning import SampleBank, solve
-from tailguard.risk import CVaR
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk import RiskLimit
+from tailguard.risk.spelling import describe_limit
 from tailguard.values.fit import ValueFitting, fit_process_heads
 from tailguard.values.targets import PrefixOutcomes
 
@@ -36,25 +36,31 @@ _GRID_QUANTILES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98,
 
 @dataclass(frozen=True)
 class GuidedPlan:
-    """How a policy is to be guided for one risk profile, planned on its own bank.
+    """How a policy is to be guided under one limit, planned on its own bank.
 
     Attributes:
         policy: the policy that decodes.
-        tail_mass: α.
-        budget: d.
-        multiplier: λ′.
-        threshold: ν′.
-        policy_risk: the policy's own CVaR on its bank, unguided.
-        planned_risk: the plan's.
+        limit: what its answers must keep.
+        figures: of the solution on the bank: λ′, ν′ and what they are worth.
+        policy_risk: the policy's own risk on its bank, unguided.
     """
 
     policy: str
-    tail_mass: float
-    budget: float
-    multiplier: float
-    threshold: float
+    limit: RiskLimit
+    figures: PlanFigures
     policy_risk: float
-    planned_risk: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it; `from_json` reads it back."""
+        planned = PlannedTarget(self.policy, self.limit, self.figures)
+        return planned.to_json() | {"policy_risk": self.policy_risk}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> GuidedPlan:
+        """What `to_json` gave."""
+        planned = PlannedTarget.from_json(content)
+        assert planned.limit is not None  # guidance without a limit is plain sampling
+        return cls(planned.name, planned.limit, planned.figures, float(content["policy_risk"]))
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -76,15 +82,16 @@ def _build(work: Work) -> dict[str, Any]:
         directory.mkdir()
         metrics[name] = _fit(work, name, directory)
         bank, _ = read_bank(directory / BANK_NAME)
-        plans += [_plan(bank, g, work.recipe.plan.kl_coef) for g in guided if g.policy == name]
-    write_json(work.directory / GUIDED_NAME, [asdict(plan) for plan in plans])
-    return metrics | {"guided": [asdict(plan) for plan in plans]}
+        plans += [_plan(bank, entry, work.recipe) for entry in guided if entry.policy == name]
+    described = [plan.to_json() for plan in plans]
+    write_json(work.directory / GUIDED_NAME, described)
+    return metrics | {"guided": described}
 
 
 STAGE = Stage(
     "fit-values",
     "GuidedPolicy",
-    2,
+    3,
     ("prepare", "fit-scorers", "train"),
     _config,
     policy_input,
@@ -94,7 +101,7 @@ STAGE = Stage(
 
 def read_guided(directory: Path) -> list[GuidedPlan]:
     """The plans of a GuidedPolicy artifact."""
-    return [GuidedPlan(**fields) for fields in read_json(directory / GUIDED_NAME)]
+    return [GuidedPlan.from_json(content) for content in read_json(directory / GUIDED_NAME)]
 
 
 def _fit(work: Work, name: str, directory: Path) -> dict[str, Any]:
@@ -167,27 +174,15 @@ def _threshold_grid(costs: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(grid[keep])
 
 
-def _plan(bank: SampleBank, guided: Guided, kl_coef: float) -> GuidedPlan:
-    measure = CVaR(guided.tail_mass)
-    here = sample_risk(measure, bank.cost)
-    least = smallest_reachable_risk(bank, measure, kl_coef)
-    budget = guided.budget
-    if guided.reduction is not None:
-        budget = here + guided.reduction * (least - here)
-    assert budget is not None  # the recipe gives one of the two
-    solution = solve(bank, RiskLimit(measure, budget), kl_coef=kl_coef)
+def _plan(bank: SampleBank, guided: Guided, recipe: Recipe) -> GuidedPlan:
+    limit = limit_on(bank, guided, recipe)
+    solution = solve(bank, limit, kl_coef=recipe.plan.kl_coef)
     if not solution.feasible:
+        least = solution.smallest_reachable_risks[0]
         raise InfeasibleError(
-            f"values.guided: {guided.policy} with CVaR at {guided.tail_mass} ≤ {budget:.4g}: the"
-            f" smallest risk that its own bank can reach is {least:.4g}; raise the budget",
+            f"values.guided: {guided.policy} with {describe_limit(limit)}: the smallest risk that"
+            f" its own bank can reach is {least:.4g}; raise the budget",
             least,
         )
-    return GuidedPlan(
-        policy=guided.policy,
-        tail_mass=guided.tail_mass,
-        budget=float(budget),
-        multiplier=solution.multipliers[0],
-        threshold=float(np.mean(solution.thresholds[0])),
-        policy_risk=float(here),
-        planned_risk=solution.risks[0],
-    )
+    here = sample_risk(limit.measure, bank.cost)
+    return GuidedPlan(guided.policy, limit, PlanFigures.of(solution), here)

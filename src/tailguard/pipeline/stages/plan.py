@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tailguard.artifacts import read_json, write_json
-from tailguard.config import Recipe, Target
+from tailguard.config import LimitSection, Recipe, Target
 from tailguard.errors import InfeasibleError
 from tailguard.evaluation.report.figures import draw_figures
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank, sample_risk
-from tailguard.planning import SampleBank, Scope, Solution, frontier, solve
+from tailguard.planning import SampleBank, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope, Threshold, as_threshold
+from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_json
 
 PLAN_NAME = "plan.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -27,48 +27,73 @@ _UNREACHABLE = -1e12  # a budget below every cost: asks for the smallest reachab
 
 
 @dataclass(frozen=True)
-class PlannedTarget:
-    """A policy to train: its constraint and the solution on the bank.
+class PlanFigures:
+    """What a solution of one constraint is worth on its bank.
 
     Attributes:
-        name: of the policy.
-        measure: ``none``, ``mean``, ``cvar``, ``mean-cvar`` or ``entropic``.
-        tail_mass: α.
-        budget: d; None where unconstrained.
         multiplier: λ.
-        threshold: ν.
-        reward: planned mean reward.
-        risk: planned risk under the measure.
+        threshold: ν; one per CVaR of a spectral measure. Where each prompt has its own, their mean.
+        reward: mean reward.
+        risk: risk under the limit's measure.
         value: reward − β·KL.
-        kl: planned divergence from the reference, in nats.
+        kl: divergence from the reference, in nats.
         effective_sample_size: samples of a prompt that carry the plan, on average over prompts.
-        weight: κ of mean–CVaR.
-        theta: θ of the entropic measure.
     """
 
-    name: str
-    measure: str
-    tail_mass: float
-    budget: float | None
     multiplier: float
-    threshold: float
+    threshold: Threshold
     reward: float
     risk: float
     value: float
     kl: float
     effective_sample_size: float
-    weight: float = 0.5
-    theta: float = 1.0
 
-    def risk_measure(self, cost_bound: float) -> RiskMeasure:
-        """The measure that it is planned and trained under; of ``none``, the mean."""
-        return build_measure(
-            self.measure,
-            tail_mass=self.tail_mass,
-            weight=self.weight,
-            theta=self.theta,
-            cost_bound=cost_bound,
+    @classmethod
+    def of(cls, solution: Solution) -> PlanFigures:
+        """Figures of a feasible solution."""
+        (limit,) = solution.constraints
+        nu = np.asarray(solution.thresholds[0], dtype=np.float64)
+        if limit.scope == "per_prompt":
+            nu = nu.mean(axis=0)
+        return cls(
+            multiplier=solution.multipliers[0],
+            threshold=as_threshold(nu),
+            reward=solution.reward,
+            risk=solution.risks[0],
+            value=solution.value,
+            kl=solution.kl,
+            effective_sample_size=solution.effective_sample_size,
         )
+
+
+@dataclass(frozen=True)
+class PlannedTarget:
+    """A policy to train: its limit and the solution on the bank.
+
+    Attributes:
+        name: of the policy.
+        limit: None where unconstrained.
+        figures: of the solution.
+    """
+
+    name: str
+    limit: RiskLimit | None
+    figures: PlanFigures
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it; `from_json` reads it back."""
+        return {
+            "name": self.name,
+            "limit": limit_to_json(self.limit),
+            "figures": asdict(self.figures),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> PlannedTarget:
+        """What `to_json` gave."""
+        figures: dict[str, Any] = content["figures"]
+        figures = figures | {"threshold": as_threshold(figures["threshold"])}
+        return cls(content["name"], limit_from_json(content["limit"]), PlanFigures(**figures))
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -87,9 +112,8 @@ def _build(work: Work) -> dict[str, Any]:
     if settings.num_members:
         planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
     points = [
-        {"tail_mass": p.measure.tail_mass, "budget": p.budget, **_figures(s)}
+        {**(limit_to_json(p.limit) or {}), **asdict(PlanFigures.of(s))}
         for p, s in zip(profiles, solutions, strict=True)
-        if isinstance(p.measure, CVaR)
     ]
     for drawn in draw_figures({"frontier": points}):
         (work.directory / f"{drawn.name}.png").write_bytes(drawn.png)
@@ -97,7 +121,7 @@ def _build(work: Work) -> dict[str, Any]:
         work.directory / PLAN_NAME,
         {
             "kl_coef": settings.kl_coef,
-            "targets": [asdict(target) for target, _ in planned],
+            "targets": [target.to_json() for target, _ in planned],
             "frontier": points,
             "reference": {"reward": float(bank.reward.mean())}
             | {f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses},
@@ -106,16 +130,16 @@ def _build(work: Work) -> dict[str, Any]:
     write_tensors(
         work.directory / WEIGHTS_NAME, {target.name: _tensor(s.weights) for target, s in planned}
     )
-    return {target.name: asdict(target) for target, _ in planned}
+    return {target.name: target.to_json() for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 3, ("bank",), _config, lambda recipe: {}, _build)
+STAGE = Stage("plan", "Plan", 4, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
     """The plan, and its targets."""
     plan = read_json(directory / PLAN_NAME)
-    return plan, [PlannedTarget(**fields) for fields in plan["targets"]]
+    return plan, [PlannedTarget.from_json(content) for content in plan["targets"]]
 
 
 def frontier_rows(directory: Path) -> list[dict[str, str]]:
@@ -165,59 +189,42 @@ def frontier_profiles(
     return profiles
 
 
-def build_measure(
-    name: str, *, tail_mass: float, weight: float = 0.5, theta: float = 1.0, cost_bound: float
-) -> RiskMeasure:
-    """The risk measure of that name; ``none`` is measured by the mean."""
-    measures: dict[str, RiskMeasure] = {
-        "none": Mean(),
-        "mean": Mean(),
-        "cvar": CVaR(tail_mass),
-        "mean-cvar": MeanCVaR(tail_mass, weight),
-        "entropic": Entropic(theta, cost_bound),
-    }
-    return measures[name]
-
-
 def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[PlannedTarget, Solution]:
-    """A target's constraint, its budget in numbers, and the solution on the bank.
+    """A target's limit, its budget in numbers, and the solution on the bank.
 
     Raises:
         InfeasibleError: the budget is below everything that the bank can reach.
     """
     kl_coef = recipe.plan.kl_coef
-    measure = build_measure(
-        target.measure,
-        tail_mass=target.tail_mass,
-        weight=target.weight,
-        theta=target.theta,
-        cost_bound=recipe.scorers.cost_bound,
-    )
-    budget = _budget(bank, target, measure, kl_coef)
-    constraint = RiskLimit(measure, np.inf if budget is None else budget, scope=target.scope)
-    solution = solve(bank, constraint, kl_coef=kl_coef)
+    if target.is_unconstrained:
+        solution = solve(bank, RiskLimit(Mean(), np.inf), kl_coef=kl_coef)
+        return PlannedTarget(target.name, None, PlanFigures.of(solution)), solution
+    limit = limit_on(bank, target, recipe)
+    solution = solve(bank, limit, kl_coef=kl_coef)
     if not solution.feasible:
         least = solution.smallest_reachable_risks[0]
         raise InfeasibleError(
-            f"plan.targets: '{target.name}' asks for {target.measure} ≤ {budget:.4g}, but the"
-            f" smallest risk that this bank can reach is {least:.4g}; raise the budget or sample"
-            " more answers (bank.num_samples)",
+            f"plan.targets: '{target.name}' asks for {describe_limit(limit)}, but the smallest risk"
+            f" that this bank can reach is {least:.4g}; raise the budget or sample more answers"
+            " (bank.num_samples)",
             least,
         )
-    planned = _planned(target.name, target.measure, target.tail_mass, budget, solution)
-    return replace(planned, weight=target.weight, theta=target.theta), solution
+    return PlannedTarget(target.name, limit, PlanFigures.of(solution)), solution
 
 
-def _budget(bank: SampleBank, target: Target, measure: RiskMeasure, kl_coef: float) -> float | None:
+def limit_on(bank: SampleBank, section: LimitSection, recipe: Recipe) -> RiskLimit:
+    """The limit that a recipe's section means on a bank: relative budgets become numbers."""
+    measure = section.risk_measure(recipe.scorers.cost_bound)
+    if isinstance(section.budget, float | int):
+        return RiskLimit(measure, section.budget, section.scope)
     here = sample_risk(measure, bank.cost)
-    if target.scope == "per_prompt":
+    if section.scope == "per_prompt":
         here = float(np.mean([sample_risk(measure, costs) for costs in bank.cost]))
-    if target.budget == "reference":
-        return here
-    if target.reduction is not None:
-        least = smallest_reachable_risk(bank, measure, kl_coef, target.scope)
-        return here + target.reduction * (least - here)
-    return target.budget
+    least, share = here, 0.0
+    if section.reduction is not None:
+        least = smallest_reachable_risk(bank, measure, recipe.plan.kl_coef, section.scope)
+        share = section.reduction
+    return RiskLimit(measure, here + share * (least - here), section.scope)
 
 
 def _chosen_members(
@@ -225,34 +232,16 @@ def _chosen_members(
 ) -> list[tuple[PlannedTarget, Solution]]:
     """The few solutions of the frontier that together serve all its profiles best."""
     chosen = select(bank, list(profiles), kl_coef=kl_coef, num_policies=num)
-    return [(_member(f"member-{k + 1}", s), s) for k, s in enumerate(chosen.members)]
+    return [
+        (PlannedTarget(f"member-{k + 1}", _own_limit(s), PlanFigures.of(s)), s)
+        for k, s in enumerate(chosen.members)
+    ]
 
 
-def _member(name: str, solution: Solution) -> PlannedTarget:
-    constraint = solution.constraints[0]
-    if isinstance(constraint.measure, CVaR) and np.isfinite(constraint.budget):
-        tail_mass, budget = float(constraint.measure.tail_mass), float(constraint.budget)
-        return _planned(name, "cvar", tail_mass, budget, solution)
-    return _planned(name, "none", 1.0, None, solution)
-
-
-def _planned(
-    name: str, measure: str, tail_mass: float, budget: float | None, solution: Solution
-) -> PlannedTarget:
-    return PlannedTarget(name, measure, tail_mass, budget, **_figures(solution))
-
-
-def _figures(solution: Solution) -> dict[str, float]:
-    """Figures of a solution of one constraint; a threshold a prompt is shown by its mean."""
-    return {
-        "multiplier": solution.multipliers[0],
-        "threshold": float(np.mean(solution.thresholds[0])),
-        "reward": solution.reward,
-        "risk": solution.risks[0],
-        "value": solution.value,
-        "kl": solution.kl,
-        "effective_sample_size": solution.effective_sample_size,
-    }
+def _own_limit(solution: Solution) -> RiskLimit | None:
+    """The limit that a solution was found for; None where it is the unconstrained one."""
+    (limit,) = solution.constraints
+    return limit if np.isfinite(limit.budget) else None
 
 
 def _tensor(array: np.ndarray) -> Any:

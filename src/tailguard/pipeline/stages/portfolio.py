@@ -17,6 +17,7 @@ from tailguard.pipeline.stages.plan import frontier_profiles
 from tailguard.pipeline.stages.train import load_trained, policy_directories
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.portfolio import refit
+from tailguard.risk.spelling import limit_to_json
 
 PORTFOLIO_NAME = "portfolio.json"
 
@@ -43,11 +44,7 @@ def _build(work: Work) -> dict[str, Any]:
         {
             "members": names,
             "profiles": [
-                {
-                    "tail_mass": getattr(profile.measure, "tail_mass", 1.0),
-                    "budget": profile.budget,
-                    "weights": fitted.mixture(profile),
-                }
+                {**(limit_to_json(profile.limit) or {}), "weights": fitted.mixture(profile)}
                 for profile in profiles
             ],
             "held_out_regret": regret,
@@ -56,7 +53,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {"members": names, "held_out_regret": regret}
 
 
-STAGE = Stage("portfolio", "Portfolio", 1, ("bank", "plan", "train"), _config, policy_input, _build)
+STAGE = Stage("portfolio", "Portfolio", 2, ("bank", "plan", "train"), _config, policy_input, _build)
 
 
 def _log_probs(work: Work, name: str) -> np.ndarray:

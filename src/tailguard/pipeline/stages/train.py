@@ -33,7 +33,7 @@ from tailguard.training.on_policy import RLOOSettings, train_rloo
 POLICIES_NAME = "policies.json"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.json"
-_VERSION = 2
+_VERSION = 3
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[st
             file.unlink()
         (directory / "d").rmdir()
     write_json(directory / CURVES_NAME, curves)
-    return {"target": vars(target)} | {f"last_{key}": rows[-1] for key, rows in curves.items()}
+    return {"target": target.to_json()} | {f"last_{key}": rows[-1] for key, rows in curves.items()}
 
 
 def _distil(work: Work, target: PlannedTarget, out: Path) -> Any:
@@ -176,7 +176,7 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any
         read_split(work.parents["prepare"], "train"),
         out,
         scorers=scorers,
-        constraints=_constraints(target, recipe),
+        constraints=_constraints(target),
         settings=RLOOSettings(
             kl_coef=recipe.plan.kl_coef,
             num_steps=recipe.train.num_steps,
@@ -192,14 +192,8 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any
     return trained.curve
 
 
-def _constraints(target: PlannedTarget, recipe: Recipe) -> list[PlannedConstraint]:
-    if target.measure == "none" or target.budget is None:
+def _constraints(target: PlannedTarget) -> list[PlannedConstraint]:
+    if target.limit is None:
         return []
-    return [
-        PlannedConstraint(
-            target.risk_measure(recipe.scorers.cost_bound),
-            target.budget,
-            threshold=target.threshold,
-            multiplier=target.multiplier,
-        )
-    ]
+    figures = target.figures
+    return [PlannedConstraint(target.limit, figures.threshold, figures.multiplier)]
