@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
-from tailguard.values.prefix_score import require_pessimism
+from tailguard.scorers.pessimism import require_pessimism
 
 
 @dataclass(frozen=True)
