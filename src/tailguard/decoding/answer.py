@@ -1,4 +1,4 @@
-"""Answers that are served, and the rule that serves or withholds them."""
+"""Answers: scored as drafts, then served or replaced by the fallback."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from tailguard.data import Prompt
+from tailguard.decoding.acceptance import SCORE_UNAVAILABLE, accepted, reason_withheld
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.decoding.profile import DecodingSetting
 from tailguard.scorers.pessimism import pessimistic, spread
 from tailguard.scorers.scorer import Scorer
-
-SCORE_UNAVAILABLE = "score unavailable"
-"""Reason of an abstention where a scorer, a head or the model gave no finite number."""
 
 _QUANTILE_LEVELS = (0.05, 0.5, 0.95)
 
@@ -156,7 +154,9 @@ def settle_drafts(
         InputError: a cost scorer of a single member beside pessimism > 0.
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
-    withheld = [i for i, draft in enumerate(drafts) if not _accepted(draft, setting)]
+    bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
+    keep = accepted(bounds, setting.acceptance_level)
+    withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
     cost = _score_closed(cost_scorer, asked, given, setting.pessimism)
     reward = _score_closed(reward_scorer, asked, given)
@@ -165,7 +165,7 @@ def settle_drafts(
             answers[i],
             text=setting.fallback,
             abstained=True,
-            reason=_why_withheld(drafts[i], setting),
+            reason=reason_withheld(drafts[i].cost_bound, setting.acceptance_level),
             reward=reward[place].summary,
             cost=cost[place].summary,
             risk_upper_bound=cost[place].bound,
@@ -175,13 +175,27 @@ def settle_drafts(
     return answers
 
 
+def unscored_answer(fallback: str) -> Answer:
+    """The abstention where the decoder itself failed, so that nothing is known of the answer."""
+    return Answer(
+        text=fallback,
+        abstained=True,
+        reason=SCORE_UNAVAILABLE,
+        reward=None,
+        cost=None,
+        risk_upper_bound=math.inf,
+        certified=False,
+        finished=True,
+        num_candidates=0,
+        num_prompt_tokens=0,
+        num_tokens_generated=0,
+        num_forward_passes=0,
+    )
+
+
 def _before(text: str, stop: Sequence[str]) -> str:
     places = [place for place in map(text.find, stop) if place >= 0]
     return text[: min(places, default=len(text))]
-
-
-def _accepted(draft: Draft, setting: DecodingSetting) -> bool:
-    return draft.cost is not None and draft.cost_bound <= setting.acceptance_level
 
 
 def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
@@ -198,15 +212,6 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
         num_prompt_tokens=draft.guided.num_prompt_tokens,
         num_tokens_generated=draft.guided.num_tokens_generated,
         num_forward_passes=draft.guided.num_forward_passes,
-    )
-
-
-def _why_withheld(draft: Draft, setting: DecodingSetting) -> str:
-    if draft.cost is None:
-        return SCORE_UNAVAILABLE
-    return (
-        f"upper bound on cost {draft.cost_bound:.4g} is above the acceptance level "
-        f"{setting.acceptance_level:.4g}"
     )
 
 

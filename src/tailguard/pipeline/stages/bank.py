@@ -47,7 +47,7 @@ def _build(work: Work) -> dict[str, Any]:
     )
 
 
-STAGE = Stage("bank", "SampleBank", 1, ("prepare", "fit-scorers"), _config, policy_input, _build)
+STAGE = Stage("bank", "SampleBank", 2, ("prepare", "fit-scorers"), _config, policy_input, _build)
 
 
 def write_bank(
