@@ -1,6 +1,6 @@
 """Process heads: what a prefix says about the final reward and cost, and how they are fitted."""
 
-from tailguard.values.fit import ValueFitting, fit_process_heads, threshold_grid
+from tailguard.values.fit import ValueFitting, fit_process_heads
 from tailguard.values.prefix_score import PrefixScore, pessimistic_scorer
 from tailguard.values.process_heads import HeadPrediction, ProcessHeads, interpolate_hinge
 from tailguard.values.targets import PrefixOutcomes
@@ -14,5 +14,4 @@ __all__ = [
     "fit_process_heads",
     "interpolate_hinge",
     "pessimistic_scorer",
-    "threshold_grid",
 ]

@@ -123,7 +123,7 @@ STAGE = Stage(
     "evaluate",
     "EvalRecord",
     4,
-    ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
+    ("prepare", "fit-scorers", "plan", "train", "calibrate"),
     _config,
     policy_input,
     _build,
