@@ -15,18 +15,6 @@ from tailguard.pipeline.stage import Stage
 from tailguard.pipeline.stages.prepare import read_split
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
-STAGES = (
-    "prepare",
-    "fit-scorers",
-    "bank",
-    "plan",
-    "train",
-    "portfolio",
-    "fit-values",
-    "calibrate",
-    "evaluate",
-    "report",
-)
 
 
 def run(*arguments: str) -> int:
@@ -58,7 +46,7 @@ def recorded(stage: Stage, read: set[str]) -> Stage:
 @pytest.fixture(scope="session")
 def read_parents():
     """Stage name → the parents that it read while `folder` was made."""
-    return {name: set[str]() for name in STAGES}
+    return {name: set[str]() for name in chain.STAGES}
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +70,7 @@ class TestChain:
         kinds = {
             read_manifest(folder / name).stage for name in read_json(folder / "run.json").values()
         }
-        assert kinds == set(STAGES)
+        assert kinds == set(chain.STAGES)
         assert not list(folder.glob(".*.partial"))
 
     def test_every_parent_is_read(self, folder, read_parents):

@@ -22,6 +22,7 @@ from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
 from tailguard.values.process_heads import ProcessHeads
 
 DECODER_NAME = "decoder.json"
+GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
         ]
         if len(set(names)) == len(names):
             return names
-    raise InputError("values.guided: two entries are the same; keep one of them")
+    raise InputError(GUIDED_TWICE)
 
 
 def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:

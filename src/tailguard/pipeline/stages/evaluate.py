@@ -39,6 +39,7 @@ from tailguard.pipeline.workers import map_side_by_side
 
 RECORD_NAME = "record.json"
 COSTS_NAME = "costs.parquet"
+NO_EVALUATION_PROMPTS = "data.evaluation_prompts: none; name a file of prompts to evaluate on"
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def read_record(directory: Path) -> dict[str, Any]:
 def _asked(work: Work) -> _Asked:
     evaluate = read_split(work.parents["prepare"], "evaluate")
     if not evaluate:
-        raise InputError("data.evaluation_prompts: none; name a file of prompts to evaluate on")
+        raise InputError(NO_EVALUATION_PROMPTS)
     evaluate = evaluate[: work.recipe.evaluate.num_prompts or None]
     benign = {prompt_id(p): p for p in read_split(work.parents["prepare"], "benign")}
     taken = {prompt_id(p) for p in evaluate}
