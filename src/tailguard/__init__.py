@@ -6,4 +6,39 @@ towards it, the portfolio mixes such tilts, decoding samples from it on the fly,
 evaluation measures how far the tail really went.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailguard import hooks
+
+if TYPE_CHECKING:
+    import os
+
+    import tailguard.decoding
+
+__all__ = ["__version__", "load_decoder"]
 __version__ = "0.1.0"
+
+
+def load_decoder(
+    path: str | os.PathLike[str], *, batch_size: int = 64
+) -> tailguard.decoding.Decoder:
+    """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
+
+    Args:
+        path: its artifact, or the run's folder.
+        batch_size: rows (prompts × candidates) in one forward pass.
+
+    Raises:
+        InputError: not a decoder, or its reference model is gone or another one.
+    """
+    # Imported here, so that `import tailguard` costs neither torch nor NumPy.
+    from pathlib import Path
+
+    from tailguard.pipeline import decoder_artifact
+
+    return decoder_artifact.load_decoder(Path(path), batch_size=batch_size)
+
+
+hooks.load_decoder = load_decoder

@@ -30,6 +30,15 @@ class InputError(TailguardError, ValueError):
         self.parameter = parameter
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message that says something, for messages of our own.
+
+    Libraries write whole paragraphs of advice, while ours are one line.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
 class ScoreError(InputError):
     """A scorer gave NaN, an infinity or a wrong shape. Safety code stops rather than guess."""
 

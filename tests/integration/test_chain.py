@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,21 +10,11 @@ import pytest
 
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
+from tailguard.pipeline import chain, workers
+from tailguard.pipeline.stage import Stage
 from tailguard.pipeline.stages.prepare import read_split
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
-STAGES = (
-    "prepare",
-    "fit-scorers",
-    "bank",
-    "plan",
-    "train",
-    "portfolio",
-    "fit-values",
-    "calibrate",
-    "evaluate",
-    "report",
-)
 
 
 def run(*arguments: str) -> int:
@@ -33,10 +24,39 @@ def run(*arguments: str) -> int:
     return code if isinstance(code, int) else 0
 
 
+class Recorded(dict[str, Path]):
+    """Parents of a stage that remember which of them were looked up."""
+
+    def __init__(self, parents, read: set[str]):
+        super().__init__(parents)
+        self.read = read
+
+    def __getitem__(self, name: str) -> Path:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def recorded(stage: Stage, read: set[str]) -> Stage:
+    return replace(
+        stage,
+        build=lambda work: stage.build(replace(work, parents=Recorded(work.parents, read))),
+    )
+
+
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def read_parents():
+    """Stage name → the parents that it read while `folder` was made."""
+    return {name: set[str]() for name in chain.STAGES}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, read_parents):
     out = tmp_path_factory.mktemp("run")
-    assert run("run", str(RECIPE), "--out", str(out)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "_threads", lambda: 1)  # here, where reads are recorded
+        for name, stage in chain.STAGES.items():
+            patch.setitem(chain.STAGES, name, recorded(stage, read_parents[name]))
+        assert run("run", str(RECIPE), "--out", str(out)) == 0
     return out
 
 
@@ -50,8 +70,12 @@ class TestChain:
         kinds = {
             read_manifest(folder / name).stage for name in read_json(folder / "run.json").values()
         }
-        assert kinds == set(STAGES)
+        assert kinds == set(chain.STAGES)
         assert not list(folder.glob(".*.partial"))
+
+    def test_every_parent_is_read(self, folder, read_parents):
+        """A parent that is listed and not read would remake the stage for nothing."""
+        assert read_parents == {name: set(stage.parents) for name, stage in chain.STAGES.items()}
 
     def test_run_again_makes_nothing(self, folder):
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/manifest.json")}

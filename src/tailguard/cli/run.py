@@ -8,25 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from tailguard.pipeline.stage_names import STAGE_SUMMARIES
+
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder.")]
-
-_STAGES = {
-    "prepare": "Read preferences and prompts, and split them by prompt.",
-    "fit-scorers": "Fit the reward and cost ensembles, or check published ones.",
-    "bank": "Sample and score answers of the reference policy.",
-    "plan": "Solve for the reward-tail frontier and the targets to train.",
-    "train": "Move LoRA policies to their targets.",
-    "portfolio": "Map every risk profile to the trained policies that serve it best.",
-    "fit-values": "Fit process heads on the decoding policies' own hidden states.",
-    "calibrate": "Choose acceptance levels and certify the tail of what is served.",
-    "evaluate": "Measure every policy and decoder, with an independent judge.",
-    "report": "Write the HTML report.",
-}
 
 
 def demo(out: OutOption = None) -> None:
@@ -43,8 +32,8 @@ def run(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = No
 
 
 def add_stage_commands(app: typer.Typer) -> None:
-    """Add one command a stage, each running what it needs first."""
-    for name, text in _STAGES.items():
+    """Add one command per stage, each running what it needs first."""
+    for name, text in STAGE_SUMMARIES.items():
         app.command(name, help=text)(_stage_command(name))
 
 

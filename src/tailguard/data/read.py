@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tailguard.data.records import Preference, Prompt
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
 
 
 def read_rows(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
@@ -134,7 +134,7 @@ def _hub(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         rows = cast(Any, datasets).load_dataset(identifier, split=split or "train")
     except Exception as error:  # noqa: BLE001 - the library raises many kinds; all mean: not found
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise InputError(f"{name}: neither a file nor a dataset ({reason})") from None
     yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
 

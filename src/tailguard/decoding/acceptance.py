@@ -1,4 +1,9 @@
-"""Choosing the acceptance level: the loosest one with which what is served meets the budget."""
+"""Acceptance: the rule that serves or withholds, what is said then, and how its level is chosen.
+
+Calibration and serving both call `accepted`. A certificate holds for exactly this rule: a second
+spelling of it that differed at one edge (an infinite level, a bound that is NaN) would certify
+another decoder than the one that answers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,13 @@ from tailguard.risk import (
     risk_upper_bound,
 )
 
-_MOST_LEVELS = 100
+DEFAULT_FALLBACK = "I am sorry, but I cannot help with that."
+"""Served on abstention where no text of the decoder's own is known; recipes have the same."""
+
+SCORE_UNAVAILABLE = "score unavailable"
+"""Reason of an abstention where a scorer, a head or the model gave no finite number."""
+
+_MOST_LEVELS = 100  # beyond that, levels differ by less than chance tells apart
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ def choose_acceptance_level(
     confidence: float = 0.95,
     num_certification: int | None = None,
 ) -> AcceptanceChoice:
-    """Choose the level on calibration prompts, one answer a prompt.
+    """Choose the level on calibration prompts, one answer per prompt.
 
     The level is per answer while the budget is on the pooled tail, so it is chosen by what the
     served mixture of answers and fallbacks risks, not set to the budget. It is the loosest one
@@ -93,8 +104,18 @@ def choose_acceptance_level(
 
 
 def accepted(bounds: Float[np.ndarray, " n"], level: float) -> Bool[np.ndarray, " n"]:
-    """Which answers are served: those whose upper bound is finite and within the level."""
+    """Which answers are served: those whose upper bound is finite and within the level.
+
+    Bounds of answers without a score are +inf, so that no level serves them, not even +inf.
+    """
     return np.isfinite(bounds) & (bounds <= level)
+
+
+def reason_withheld(bound: float, level: float) -> str:
+    """Why an answer that was not accepted is withheld."""
+    if not math.isfinite(bound):
+        return SCORE_UNAVAILABLE
+    return f"upper bound on cost {bound:.4g} is above the acceptance level {level:.4g}"
 
 
 def _levels(bounds: np.ndarray) -> list[float]:
@@ -147,6 +168,6 @@ class _Margin:
             spread += 1.0 / self.num_certification
         deviation = float(np.std(self.measure.penalty(served, choice.threshold)))
         if served.size == 1:
-            return replace(choice, expected_bound=math.inf)  # one answer knows no spread
+            return replace(choice, expected_bound=math.inf)  # the spread of one answer is unknown
         margin = NormalDist().inv_cdf(self.confidence) * deviation * math.sqrt(spread)
         return replace(choice, expected_bound=bound + margin)

@@ -1,4 +1,4 @@
-"""Answers that are served, and the rule that serves or withholds them."""
+"""Answers: scored as drafts, then served or replaced by the fallback."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from tailguard.data import Prompt
+from tailguard.decoding.acceptance import SCORE_UNAVAILABLE, accepted, reason_withheld
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.decoding.profile import DecodingSetting
-from tailguard.errors import InputError
+from tailguard.scorers.pessimism import pessimistic, spread
 from tailguard.scorers.scorer import Scorer
-
-SCORE_UNAVAILABLE = "score unavailable"
-"""Reason of an abstention where a scorer, a head or the model gave no finite number."""
 
 _QUANTILE_LEVELS = (0.05, 0.5, 0.95)
 
@@ -27,8 +25,8 @@ class ScoreSummary:
 
     Attributes:
         mean: over members; the score.
-        std: sample standard deviation over members; None for a single member, whose doubt is
-            unknown.
+        std: sample standard deviation over members; None for a single member, whose
+            spread is unknown.
         quantiles: over members, by level.
     """
 
@@ -116,18 +114,22 @@ def draft_answers(
     texts = [_before(text, stop) for text in whole]
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
     asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
-    cost = dict(zip(alive, _score_closed(cost_scorer, asked, given), strict=True))
-    reward = dict(zip(alive, _score_closed(reward_scorer, asked, given), strict=True))
+    costs = _score_closed(cost_scorer, asked, given, setting.pessimism)
+    rewards = _score_closed(reward_scorer, asked, given)
+    unknown = _Scored(None, math.inf)
+    scored = {i: (cost, reward) for i, cost, reward in zip(alive, costs, rewards, strict=True)}
     drafts: list[Draft] = []
     for i, g in enumerate(guided):
-        known = cost.get(i) is not None and (reward_scorer is None or reward.get(i) is not None)
-        own_cost = cost.get(i) if known else None
+        cost, reward = scored.get(i, (unknown, unknown))
+        # A broken reward scorer makes the cost suspect too: neither is used.
+        if cost.summary is None or (reward_scorer is not None and reward.summary is None):
+            cost, reward = unknown, unknown
         drafts.append(
             Draft(
                 text=texts[i],
-                reward=reward.get(i) if known else None,
-                cost=own_cost,
-                cost_bound=_upper_bound(own_cost, setting.pessimism),
+                reward=reward.summary,
+                cost=cost.summary,
+                cost_bound=cost.bound,
                 finished=texts[i] != whole[i] or bool(g.candidates and g.candidates[0].finished),
                 guided=g,
             )
@@ -152,32 +154,48 @@ def settle_drafts(
         InputError: a cost scorer of a single member beside pessimism > 0.
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
-    withheld = [i for i, draft in enumerate(drafts) if not _accepted(draft, setting)]
+    bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
+    keep = accepted(bounds, setting.acceptance_level)
+    withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
-    cost = _score_closed(cost_scorer, asked, given)
+    cost = _score_closed(cost_scorer, asked, given, setting.pessimism)
     reward = _score_closed(reward_scorer, asked, given)
     for place, i in enumerate(withheld):
         answers[i] = replace(
             answers[i],
             text=setting.fallback,
             abstained=True,
-            reason=_why_withheld(drafts[i], setting),
-            reward=reward[place],
-            cost=cost[place],
-            risk_upper_bound=_upper_bound(cost[place], setting.pessimism),
-            certified=certified and cost[place] is not None,
+            reason=reason_withheld(drafts[i].cost_bound, setting.acceptance_level),
+            reward=reward[place].summary,
+            cost=cost[place].summary,
+            risk_upper_bound=cost[place].bound,
+            certified=certified and cost[place].summary is not None,
             finished=True,
         )
     return answers
 
 
+def unscored_answer(fallback: str) -> Answer:
+    """The abstention where the decoder itself failed, so that nothing is known of the answer."""
+    return Answer(
+        text=fallback,
+        abstained=True,
+        reason=SCORE_UNAVAILABLE,
+        reward=None,
+        cost=None,
+        risk_upper_bound=math.inf,
+        certified=False,
+        finished=True,
+        num_candidates=0,
+        num_prompt_tokens=0,
+        num_tokens_generated=0,
+        num_forward_passes=0,
+    )
+
+
 def _before(text: str, stop: Sequence[str]) -> str:
     places = [place for place in map(text.find, stop) if place >= 0]
     return text[: min(places, default=len(text))]
-
-
-def _accepted(draft: Draft, setting: DecodingSetting) -> bool:
-    return draft.cost is not None and draft.cost_bound <= setting.acceptance_level
 
 
 def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
@@ -197,35 +215,41 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
     )
 
 
-def _why_withheld(draft: Draft, setting: DecodingSetting) -> str:
-    if draft.cost is None:
-        return SCORE_UNAVAILABLE
-    return (
-        f"upper bound on cost {draft.cost_bound:.4g} is above the acceptance level "
-        f"{setting.acceptance_level:.4g}"
-    )
-
-
-def _upper_bound(cost: ScoreSummary | None, pessimism: float) -> float:
-    if cost is None:
-        return math.inf
-    if pessimism == 0.0:
-        return cost.mean
-    if cost.std is None:
-        raise InputError(
-            f"pessimism: {pessimism} needs a cost scorer of at least 2 members; one member does "
-            "not know its doubt. Fit an ensemble, or set pessimism to 0"
-        )
-    return cost.mean + pessimism * cost.std
-
-
 SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """One answer's members: what is told of them, and the bound that decides; None if unknown."""
+
+    summary: ScoreSummary | None
+    bound: float
+
+
 def _score_closed(
+    scorer: Scorer | None,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    pessimism: float = 0.0,
+) -> list[_Scored]:
+    """Summary and upper bound of each answer; +inf where no finite score can be had.
+
+    Raises:
+        InputError: a single member beside pessimism > 0. It is raised outside `_members_closed`,
+            which would take it for a failing scorer and abstain on every prompt without a word.
+    """
+    return [
+        _Scored(None, math.inf)
+        if members is None
+        else _Scored(_summary(members), float(pessimistic(members[None], pessimism)[0]))
+        for members in _members_closed(scorer, prompts, responses)
+    ]
+
+
+def _members_closed(
     scorer: Scorer | None, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> list[ScoreSummary | None]:
-    """A summary for each answer, None where no finite score can be had.
+) -> list[np.ndarray | None]:
+    """Members' scores of each answer, None where they are not all finite.
 
     If the whole batch fails, each answer is tried alone, so that one does not take the others down.
     """
@@ -233,23 +257,22 @@ def _score_closed(
         return [None] * len(prompts)
     try:
         scores = np.asarray(scorer.score(prompts, responses), dtype=np.float64)
-        if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
-            return [None] * len(prompts)
-        return [_summary(members) for members in scores]
     except SCORER_FAILURES:
         if len(prompts) == 1:
             return [None]
         pairs = zip(prompts, responses, strict=True)
-        return [_score_closed(scorer, [p], [r])[0] for p, r in pairs]
+        return [_members_closed(scorer, [p], [r])[0] for p, r in pairs]
+    if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
+        return [None] * len(prompts)
+    return [members if np.isfinite(members).all() else None for members in scores]
 
 
-def _summary(members: np.ndarray) -> ScoreSummary | None:
-    if not np.isfinite(members).all():
-        return None
+def _summary(members: np.ndarray) -> ScoreSummary:
+    deviation = float(spread(members[None])[0])
     quantiles = np.quantile(members, _QUANTILE_LEVELS)
     return ScoreSummary(
         mean=float(members.mean()),
-        std=float(members.std(ddof=1)) if members.size > 1 else None,
+        std=None if math.isnan(deviation) else deviation,
         quantiles={
             f"{level:g}": float(q) for level, q in zip(_QUANTILE_LEVELS, quantiles, strict=True)
         },

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tailguard import hooks
 from tailguard.data import Prompt
 from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle_drafts
 from tailguard.decoding.guidance import Guidance
@@ -98,19 +98,11 @@ class Decoder:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
-        """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
-
-        Args:
-            path: its artifact, or the run's folder.
-            batch_size: rows (prompts × candidates) in one forward pass.
-
-        Raises:
-            InputError: not a decoder, or its reference model is gone or another one.
-        """
-        # What lies on disk is the pipeline's business, which stands above this package; looked up
-        # by name so that nothing here depends on it.
-        files = import_module("tailguard.pipeline.decoder_artifact")
-        return files.load_decoder(Path(path), batch_size=batch_size)
+        """`tailguard.load_decoder`, under the name that users of transformers look for."""
+        # The pipeline reads what lies on disk. It stands above this package, hence the hook.
+        decoder = hooks.load_decoder(path, batch_size=batch_size)
+        assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
+        return decoder
 
     @property
     def profiles(self) -> tuple[CalibratedProfile, ...]:

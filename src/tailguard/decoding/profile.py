@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.risk import RiskLimit, Threshold
 from tailguard.risk.spelling import describe_limit
-from tailguard.values.prefix_score import require_pessimism
+from tailguard.scorers.pessimism import require_pessimism
 
 
 @dataclass(frozen=True)

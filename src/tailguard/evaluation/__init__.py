@@ -1,6 +1,5 @@
 """Tail metrics with intervals, judges, report."""
 
-from tailguard.evaluation.hypervolume import hypervolume
 from tailguard.evaluation.intervals import (
     Interval,
     cvar_intervals,
@@ -8,17 +7,15 @@ from tailguard.evaluation.intervals import (
     paired_cvar_differences,
 )
 from tailguard.evaluation.metrics import TAIL_MASSES, TailMetrics, tail_metrics
-from tailguard.evaluation.rates import paired_rate_difference, rate_interval, var_interval
+from tailguard.evaluation.rates import rate_interval, var_interval
 
 __all__ = [
     "TAIL_MASSES",
     "Interval",
     "TailMetrics",
     "cvar_intervals",
-    "hypervolume",
     "mean_interval",
     "paired_cvar_differences",
-    "paired_rate_difference",
     "rate_interval",
     "tail_metrics",
     "var_interval",

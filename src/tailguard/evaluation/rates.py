@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-from jaxtyping import Float
 from scipy.stats import norm
 
 from tailguard.errors import InputError
@@ -31,37 +29,6 @@ def rate_interval(num_hits: int, num_trials: int, *, confidence: Number = 0.95) 
     return Interval(rate, lower, upper)
 
 
-def paired_rate_difference(
-    hits: Values, other_hits: Values, *, confidence: Number = 0.95
-) -> Interval:
-    """Interval for rate(hits) − rate(other_hits), two policies on the same prompts.
-
-    Bonett & Price's adjusted Wald interval: one discordant pair of each kind is added, which keeps
-    it from collapsing where the policies agree on every prompt.
-
-    Args:
-        hits: [n] booleans or zeros and ones.
-        other_hits: [n], prompt by prompt.
-        confidence: nominal coverage, in (0, 1).
-
-    Raises:
-        InputError: shapes that differ, or values other than 0 and 1.
-
-    Source: Bonett & Price (2012), Journal of Educational and Behavioral Statistics 37(4).
-    """
-    first, second = _check_hits(hits, "hits"), _check_hits(other_hits, "other_hits")
-    if first.size != second.size:
-        raise InputError(f"hits has {first.size} prompts but other_hits has {second.size}")
-    z, total = _normal_quantile(confidence), first.size
-    only_first = float(np.sum(first > second))
-    only_second = float(np.sum(second > first))
-    gain, loss = (only_first + 1) / (total + 2), (only_second + 1) / (total + 2)
-    half = z * math.sqrt((gain + loss - (gain - loss) ** 2) / (total + 2))
-    estimate = (only_first - only_second) / total
-    lower, upper = max(-1.0, gain - loss - half), min(1.0, gain - loss + half)
-    return Interval(estimate, min(lower, estimate), max(upper, estimate))
-
-
 def var_interval(costs: Values, tail_mass: Number, *, confidence: Number = 0.95) -> Interval:
     """Interval for VaR_α between two order statistics; at least the nominal coverage for any law.
 
@@ -79,13 +46,6 @@ def var_interval(costs: Values, tail_mass: Number, *, confidence: Number = 0.95)
     if tail_mass == 1:
         return Interval(estimate, -math.inf, upper)
     return Interval(estimate, -var_upper_bound(-array, 1.0 - tail_mass, confidence=side), upper)
-
-
-def _check_hits(hits: Values, name: str) -> Float[np.ndarray, "n"]:
-    array = check_costs(hits, name)
-    if not np.isin(array, (0.0, 1.0)).all():
-        raise InputError(f"{name} must hold only 0 and 1")
-    return array
 
 
 def _normal_quantile(confidence: Number) -> float:

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tailguard.data import Prompt
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
 from tailguard.models.chat_text import render_chat, render_prompt
+from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.quiet import quiet_transformers, without_announcements
 
 __all__ = [
@@ -115,7 +116,7 @@ def load_policy(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _check_checkpoint_folder(path)
+    require_checkpoint(path, "policy")
     dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
     loader, tokenizers = cast(Any, AutoModelForCausalLM), cast(Any, AutoTokenizer)
     try:
@@ -129,7 +130,7 @@ def load_policy(
             )
             tokenizer = tokenizers.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"policy {str(path)!r} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"policy {str(path)!r} cannot be loaded: {first_line(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])[0]
         raise InputError(
@@ -204,22 +205,6 @@ def pad_left(
     return EncodedPrompts(token_ids.to(device), mask.to(device))
 
 
-def _check_checkpoint_folder(path: str | Path) -> None:
-    """A local path must hold a config and no pickle in place of safetensors."""
-    folder = Path(path)
-    if not folder.is_dir():
-        if isinstance(path, Path) or folder.is_absolute() or str(path).startswith("."):
-            raise InputError(f"policy {str(path)!r} is not there: give a checkpoint folder")
-        return  # perhaps a hub name
-    if not (folder / "config.json").is_file():
-        raise InputError(f"policy {str(path)!r} has no config.json: give a checkpoint folder")
-    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
-        raise InputError(
-            f"policy {str(path)!r} has pickled weights (*.bin), which can run code when read; "
-            "save it again with safetensors"
-        )
-
-
 def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
@@ -233,7 +218,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
             return wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"adapter {str(adapter)!r} cannot be loaded: {_first_line(error)}"
+            f"adapter {str(adapter)!r} cannot be loaded: {first_line(error)}"
         ) from error
 
 
@@ -244,7 +229,3 @@ def _check_causal(model: Any, name: str) -> None:
         first = model(input_ids=probe).logits[:, 0]
     if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
         raise InputError(f"policy {name!r} is not causal: its predictions depend on later tokens")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tailguard.artifacts import find_artifact, locked, read_json, write_json
+from tailguard.artifacts import locked, read_json, write_json
 from tailguard.artifacts.manifest import RUN_INDEX_NAME
 from tailguard.config import Recipe
 from tailguard.errors import InputError
@@ -81,11 +81,6 @@ def run_chain(
             _update_index(root, stage.kind, made[name])
             on_stage(name, made[name], skipped)
     return made
-
-
-def find_stage(path: Path, name: str) -> Path:
-    """The directory of what a stage made: ``path`` itself or the one in a run's folder."""
-    return find_artifact(path, STAGES[name].kind)
 
 
 def _ancestors(name: str) -> set[str]:

@@ -18,12 +18,13 @@ from tailguard.decoding import (
 from tailguard.errors import InputError
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.scorer_artifact import load_scorers
-from tailguard.pipeline.sources import model_hashes, model_path
+from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
 from tailguard.risk import Threshold, as_threshold
 from tailguard.risk.spelling import describe_measure, limit_from_json, limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
 DECODER_NAME = "decoder.json"
+GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
     """The decoder in an artifact or in a run's folder.
 
     Raises:
-        InputError: as `check_decoder`, or a model in it cannot be read.
+        InputError: as `check_decoder`, a model in it cannot be read, or heads that were fitted for
+            another policy than the one that they lie beside.
     """
     directory, content = check_decoder(path)
     reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
@@ -119,17 +121,20 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
         ]
         if len(set(names)) == len(names):
             return names
-    raise InputError("values.guided: two entries are the same; keep one of them")
+    raise InputError(GUIDED_TWICE)
 
 
 def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
-    adapter = folder / "adapter"
+    adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
+    heads = ProcessHeads.load(folder / "heads.safetensors")
+    try:  # a seal can be made again by hand; these hashes stand in the heads themselves
+        heads.require_policy(content.model_hash, adapter_hash(adapter))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
     policy = load_policy(
-        model_path(content.model),
-        adapter if adapter.is_dir() else None,
-        trust_remote_code=content.trust_remote_code,
+        model_path(content.model), adapter, trust_remote_code=content.trust_remote_code
     )
-    return GuidedPolicy(policy, ProcessHeads.load(folder / "heads.safetensors"))
+    return GuidedPolicy(policy, heads)
 
 
 def _profile_to_json(profile: CalibratedProfile) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judges.embedding import has_encoder
+from tailguard.pipeline.decoder_artifact import GUIDED_TWICE
+from tailguard.pipeline.stages.evaluate import NO_EVALUATION_PROMPTS
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
@@ -27,11 +29,7 @@ def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
 def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The stage that a problem would stop, and what to do."""
     if recipe.scorers.cost_model and recipe.scorers.pessimism > 0:
-        yield (
-            "bank",
-            "scorers.pessimism: set it to 0; a published cost_model is one member, whose doubt is"
-            " not known",
-        )
+        yield "bank", _single_member("scorers")
     yield from _own_code(recipe)
     if not recipe.plan.targets and not recipe.plan.num_members:
         yield "train", "plan.targets: none; name at least one policy to train, or num_members"
@@ -56,11 +54,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     yield from _guided(recipe.values.guided)
     if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
-        yield (
-            "calibrate",
-            "decoding.pessimism: set it to 0; a published cost_model is one member, whose doubt is"
-            " not known",
-        )
+        yield "calibrate", _single_member("decoding")
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
 
@@ -69,7 +63,15 @@ def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
     if not entries:
         yield "fit-values", "values.guided: none; name a policy and the risk asked of its answers"
     if any(entry in entries[:number] for number, entry in enumerate(entries)):
-        yield "fit-values", "values.guided: two entries are the same; keep one of them"
+        yield "fit-values", GUIDED_TWICE
+
+
+def _single_member(section: str) -> str:
+    """The rule of `tailguard.scorers.pessimism`, told before a model is loaded."""
+    return (
+        f"{section}.pessimism: set it to 0; a published cost_model is a single member, whose"
+        " spread is unknown"
+    )
 
 
 def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -92,7 +94,7 @@ def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
     if not data.evaluation_prompts:
-        yield "evaluate", "data.evaluation_prompts: none; name a file of prompts to evaluate on"
+        yield "evaluate", NO_EVALUATION_PROMPTS
     for name in ("reward_pairs", "cost_pairs"):
         if not getattr(data, name):
             yield (

@@ -1,9 +1,11 @@
-"""The units of a fitted scorer, from pairs that it has not seen.
+"""The units and the zero of a fitted scorer, from pairs and labels that it has not seen.
 
 Bradley–Terry says what a score's differences mean: log-odds of preference. A fitted scorer keeps to
 that only on average. It exaggerates where it was overfitted and flattens out where comparisons
 saturate, which is just the tail; and comparisons leave each ensemble member its own zero, so that
-the members' spread is mostly a matter of offsets.
+the members' spread is mostly a matter of offsets. Nor do comparisons say anything of the zero,
+above which a cost must mean unsafe; the sign loss of the fit places it where the two kinds of
+mistakes balance, which is off where unsafe answers are rare.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -22,6 +24,7 @@ _LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # quantiles at which the 
 _SLOPE_CHANGE = 0.5  # prior deviation of log slope from one piece to the next
 _SLOPE = 2.0  # and of the first one
 _FEWEST_PAIRS = 20
+_ZERO_PRIOR = 1e-3  # keeps separable labels from asking for an infinite slope
 
 
 def calibrate_scores(
@@ -55,6 +58,39 @@ def calibrate_scores(
     values = np.concatenate([[0.0], np.cumsum(slopes * np.diff(knots))])
     found = ScoreMap(offsets, knots, values)
     return found.shifted(float(found(both).mean() - pooled.mean()))
+
+
+def estimate_zero(scores: Float[np.ndarray, " n"], unsafe: Bool[np.ndarray, " n"]) -> float:
+    """The score at which an answer is as likely unsafe as safe.
+
+    Logistic regression log P(unsafe)/P(safe) = a·(score − z) with slope a > 0 by maximum
+    likelihood (Platt 1999); z is returned, and score − z is a cost with its zero in place.
+
+    Args:
+        scores: of answers that did not train the scorer.
+        unsafe: their labels.
+
+    Raises:
+        InputError: shapes differ, fewer than ten answers, or only one of the two labels.
+    """
+    if scores.shape != unsafe.shape or scores.size < 10:
+        raise InputError(
+            f"scores {scores.shape} and unsafe {unsafe.shape} must be as long as each other, ≥ 10"
+        )
+    if unsafe.all() or not unsafe.any():
+        raise InputError("unsafe: all labels are alike; the zero needs safe and unsafe answers")
+    middle, unit = float(scores.mean()), float(scores.std()) or 1.0
+    scaled = (scores - middle) / unit
+    sign = np.where(unsafe, 1.0, -1.0)
+
+    def loss(parameters: np.ndarray) -> float:
+        slope, zero = np.exp(parameters[0]), parameters[1]
+        margins = sign * slope * (scaled - zero)
+        prior = _ZERO_PRIOR * float(np.square(parameters).sum())
+        return float(np.logaddexp(0.0, -margins).mean()) + prior
+
+    found = cast(Any, minimize)(loss, np.zeros(2), method="Nelder-Mead")
+    return middle + unit * float(found.x[1])
 
 
 def _lengths(scores: Float[np.ndarray, " n"], knots: np.ndarray) -> Float[np.ndarray, "n pieces"]:

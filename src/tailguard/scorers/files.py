@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
+from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.scorers.scorer import SequenceClassificationScorer
@@ -39,7 +40,7 @@ def load_scorer(
     """
     source = str(path)
     folder = Path(path)
-    _require_readable(folder, source, allow_pickle)
+    require_checkpoint(path, "scorer", beside=HEADS_FILE, allow_pickle=allow_pickle)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         with quiet_transformers():
@@ -57,7 +58,7 @@ def load_scorer(
     except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"scorer {source}: cannot be read: {_first_line(error)}") from error
+        raise InputError(f"scorer {source}: cannot be read: {first_line(error)}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(
@@ -101,21 +102,6 @@ def _read_heads(path: Path) -> Tensor:
     return tensors["heads"]
 
 
-def _require_readable(folder: Path, source: str, allow_pickle: bool) -> None:
-    """A local folder must hold a config and safetensors; other names are left to the hub."""
-    if not folder.exists():
-        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
-            raise InputError(f"scorer {source}: no such folder; give a model folder or a hub name")
-        return
-    if not (folder / "config.json").is_file():
-        raise InputError(f"scorer {source}: holds no config.json; give a transformers model folder")
-    weights = [f for f in folder.glob("*.safetensors") if f.name != HEADS_FILE]
-    if not weights and not allow_pickle:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        found = "only pickled weights" if pickled else "no weights"
-        raise InputError(f"scorer {source}: holds {found}; save it as model.safetensors")
-
-
 def _require_classifier(config: Any, source: str) -> None:
     kinds: list[str] = list(getattr(config, "architectures", None) or ["unknown"])
     if all("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
@@ -126,8 +112,3 @@ def _require_classifier(config: Any, source: str) -> None:
         raise InputError(
             f"scorer {source}: has {config.num_labels} outputs; a scorer has one (num_labels=1)"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -26,7 +26,8 @@ from transformers import (
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
+from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
 from tailguard.scorers.pairs import ResponsePairs
@@ -167,14 +168,14 @@ class _Progress(TrainerCallback):
 
 
 def _load_backbone(backbone: str | Path) -> tuple[Any, Any]:
+    require_checkpoint(backbone, "backbone")
     try:
         tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(backbone))
         model: Any = cast(Any, AutoModelForSequenceClassification).from_pretrained(
             str(backbone), num_labels=1, dtype=torch.float32, use_safetensors=True
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"backbone {backbone}: cannot be read: {reason}") from error
+        raise InputError(f"backbone {backbone}: cannot be read: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

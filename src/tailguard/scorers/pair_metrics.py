@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special, stats
 
 from tailguard.errors import InputError
+from tailguard.scorers.pessimism import spread
 
 
 def pair_metrics(
@@ -25,7 +26,8 @@ def pair_metrics(
         errors against right answers: ``spread_auroc`` (of the spread alone; it grows with the
         distance between two answers, as the margin does, so it may well lie below ½),
         ``doubt_auroc`` (of the spread in units of the mean margin) and ``confidence_auroc`` (of
-        plain doubt, minus the absolute mean margin). ``num_pairs`` counts.
+        plain doubt, minus the absolute mean margin). ``num_pairs`` counts. Figures of the spread
+        are NaN for a single member.
 
     Raises:
         InputError: shapes that do not match.
@@ -34,7 +36,7 @@ def pair_metrics(
         raise InputError(f"scores: {higher.shape} and {lower.shape}; both must be [n, members]")
     margins = higher - lower
     mean = margins.mean(axis=1)
-    spread = margins.std(axis=1, ddof=1) if margins.shape[1] > 1 else np.zeros(len(mean))
+    doubt = spread(margins)
     probability = special.expit(margins).mean(axis=1)
     confidence = np.maximum(probability, 1.0 - probability)
     right = np.where(probability == 0.5, 0.5, probability > 0.5)
@@ -46,9 +48,9 @@ def pair_metrics(
         "accuracy": float(np.where(mean == 0.0, 0.5, mean > 0.0).mean()),
         "ece": calibration_error(confidence, right),
         "ece_noise": float(np.mean(simulated)),
-        "spread": float(spread.mean()),
-        "spread_auroc": area_under_roc(spread, mean < 0.0),
-        "doubt_auroc": area_under_roc(spread / np.maximum(np.abs(mean), 1e-12), mean < 0.0),
+        "spread": float(doubt.mean()),
+        "spread_auroc": area_under_roc(doubt, mean < 0.0),
+        "doubt_auroc": area_under_roc(doubt / np.maximum(np.abs(mean), 1e-12), mean < 0.0),
         "confidence_auroc": area_under_roc(-np.abs(mean), mean < 0.0),
         "num_pairs": float(len(mean)),
     }

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 from tailguard.data import Prompt
+from tailguard.decoding.acceptance import DEFAULT_FALLBACK
+from tailguard.decoding.answer import unscored_answer
 from tailguard.errors import ScoreError
-
-UNSCORED = "score unavailable"
-FALLBACK_TEXT = "I am sorry, but I cannot answer that."
 
 
 @runtime_checkable
@@ -25,17 +24,18 @@ class GuardedAnswer(Protocol):
 
 @runtime_checkable
 class GuardedDecoder(Protocol):
-    """Gives one answer a prompt, each served or withheld by its own rules.
+    """Gives one answer per prompt, each served or withheld by its own rules.
 
     ``generate`` takes ``measure``, ``budget``, ``max_candidates`` and ``seed`` by name, and may
     take ``token_price``, ``temperature``, ``top_p``, ``max_new_tokens`` and ``stop``; what it does
     not take is refused to those who ask for it. A decoder may have ``profiles``, whose
-    ``setting`` says which sampling was calibrated.
+    ``setting`` says which sampling was calibrated and which ``fallback`` is served on
+    abstention.
     """
 
     @property
     def generate(self) -> Callable[..., Sequence[GuardedAnswer]]:
-        """Called with the prompts and settings by name: one answer a prompt, in order."""
+        """Called with the prompts and settings by name: one answer per prompt, in order."""
         ...
 
 
@@ -66,10 +66,10 @@ def answer_all(
         answers = decoder.generate(prompts, **settings)
         fields = [answer.to_dict() for answer in answers]
     except ScoreError:
-        return [_abstention() for _ in prompts]
+        return [_abstention(decoder) for _ in prompts]
     if len(fields) != len(prompts):
         raise RuntimeError(f"the decoder gave {len(fields)} answers to {len(prompts)} prompts")
-    return [_finite(each) if _is_guarded(each) else _abstention() for each in fields]
+    return [_finite(each) if _is_guarded(each) else _abstention(decoder) for each in fields]
 
 
 def _is_guarded(fields: Mapping[str, Any]) -> bool:
@@ -85,18 +85,16 @@ def _is_guarded(fields: Mapping[str, Any]) -> bool:
     return known and fields.get("abstained") is False
 
 
-def _abstention() -> dict[str, Any]:
-    return {
-        "text": FALLBACK_TEXT,
-        "abstained": True,
-        "reason": UNSCORED,
-        "reward": None,
-        "cost": None,
-        "risk_upper_bound": None,
-        "certified": False,
-        "num_candidates": 0,
-        "num_tokens_generated": 0,
-    }
+def _abstention(decoder: GuardedDecoder) -> dict[str, Any]:
+    """The same fields as an abstention of the decoder's own, with the decoder's text."""
+    return unscored_answer(_fallback(decoder)).to_dict()
+
+
+def _fallback(decoder: GuardedDecoder) -> str:
+    """The decoder's own fallback; one recipe gives all profiles the same, so any of them will do."""
+    profiles: Sequence[Any] = getattr(decoder, "profiles", ())
+    texts = (getattr(profile.setting, "fallback", None) for profile in profiles)
+    return next((text for text in texts if isinstance(text, str)), DEFAULT_FALLBACK)
 
 
 def _finite(value: Any) -> Any:

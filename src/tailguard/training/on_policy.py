@@ -18,6 +18,7 @@ from tailguard.errors import InputError, ScoreError
 from tailguard.models.policy import Policy, render_prompt, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers, without_announcements
 from tailguard.models.random_state import seeded
+from tailguard.scorers.pessimism import pessimistic, require_pessimism
 from tailguard.scorers.scorer import Scorer
 from tailguard.training.adapters import (
     TrainedAdapter,
@@ -85,8 +86,9 @@ class RLOOSettings:
             raise InputError(f"num_generations={self.num_generations}: give at least 2")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate={self.learning_rate}: give a positive number")
-        if not (self.kl_coef >= 0 and self.pessimism >= 0):
-            raise InputError("kl_coef and pessimism must not be negative")
+        if not self.kl_coef >= 0:
+            raise InputError(f"kl_coef={self.kl_coef}: must not be negative")
+        require_pessimism(self.pessimism)
 
 
 def train_rloo(
@@ -207,10 +209,11 @@ def _score_function(
 def combine_members(
     members: np.ndarray, num_answers: int, name: str, pessimism: float = 0.0
 ) -> Float[np.ndarray, " n"]:
-    """Mean plus pessimism times the standard deviation over members, of scores [n, members].
+    """One score per answer, `pessimistic` over members, of scores [n, members].
 
     Raises:
         ScoreError: another shape, or a score that is not finite.
+        InputError: a single member beside pessimism > 0.
     """
     if members.ndim != 2 or members.shape[0] != num_answers or members.shape[1] < 1:
         raise ScoreError(
@@ -219,8 +222,7 @@ def combine_members(
         )
     if not np.isfinite(members).all():
         raise ScoreError(f"{name} gave a NaN or an infinite score: training stops")
-    wide = members.astype(np.float64)
-    return wide.mean(axis=1) + pessimism * wide.std(axis=1)
+    return pessimistic(members.astype(np.float64), pessimism)
 
 
 class _Recorder(TrainerCallback):

@@ -1,6 +1,6 @@
 """Process heads: what a prefix says about the final reward and cost, and how they are fitted."""
 
-from tailguard.values.fit import ValueFitting, fit_process_heads, threshold_grid
+from tailguard.values.fit import ValueFitting, fit_process_heads
 from tailguard.values.prefix_score import PrefixScore, pessimistic_scorer
 from tailguard.values.process_heads import HeadPrediction, ProcessHeads
 from tailguard.values.targets import PrefixOutcomes
@@ -13,5 +13,4 @@ __all__ = [
     "ValueFitting",
     "fit_process_heads",
     "pessimistic_scorer",
-    "threshold_grid",
 ]

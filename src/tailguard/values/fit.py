@@ -155,28 +155,3 @@ def _held_out_rows(index: Tensor, share: float, generator: torch.Generator) -> T
     num_held_out = min(max(1, round(share * num_prompts)), num_prompts - 1)
     chosen = torch.randperm(num_prompts, generator=generator)[:num_held_out]
     return torch.isin(index, chosen)
-
-
-def threshold_grid(cost: np.ndarray, num_thresholds: int = 16) -> np.ndarray:
-    """Increasing thresholds for the hinge, spaced by mass and ever denser into the tail.
-
-    From the 1% quantile of ``cost`` up to the median evenly, then at tail masses in geometric
-    progression down to .002 (four samples' worth if those are fewer than 2,000). Fewer come back
-    where costs are tied.
-
-    Raises:
-        InputError: fewer than two distinct costs.
-    """
-    levels = np.concatenate(
-        [
-            np.linspace(0.01, 0.5, num_thresholds // 3, endpoint=False),
-            1.0
-            - np.geomspace(
-                0.5, min(max(0.002, 4.0 / cost.size), 0.25), num_thresholds - num_thresholds // 3
-            ),
-        ]
-    )
-    grid = np.unique(np.quantile(cost, levels))
-    if grid.size < 2:
-        raise InputError(f"cost: all equal to {cost.flat[0]}; heads need costs that differ")
-    return grid

@@ -1,8 +1,4 @@
-"""Pessimistic scores: bounds from an ensemble, mean ∓ κ·std over its members.
-
-Choosing the best of many noisy scores picks their errors; a score that subtracts its own doubt is
-picked less for being wrong. κ is called ``pessimism``; std is the sample standard deviation.
-"""
+"""Pessimistic scores of prefixes: bounds on reward and penalty from an ensemble of heads."""
 
 from __future__ import annotations
 
@@ -12,8 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from tailguard.errors import InputError
 from tailguard.risk import RiskMeasure, Threshold
+from tailguard.scorers.pessimism import pessimistic, require_pessimism
 
 
 class PrefixScore(NamedTuple):
@@ -75,7 +71,7 @@ def pessimistic_scorer(
 
     Raises:
         InputError: parameters out of range; when called, heads of a single member with κ > 0,
-            whose doubt is unknown and not zero.
+            whose spread is unknown and not zero.
     """
     require_pessimism(pessimism)
 
@@ -83,32 +79,8 @@ def pessimistic_scorer(
         prediction = heads.predict(hidden)
         penalty = prediction.expected_penalty(heads.thresholds, measure, threshold)
         return PrefixScore(
-            ensemble_bound(prediction.reward, -pessimism), ensemble_bound(penalty, pessimism)
+            reward_lower=pessimistic(prediction.reward, -pessimism),
+            penalty_upper=pessimistic(penalty, pessimism),
         )
 
     return score
-
-
-def ensemble_bound(
-    members: Float[Tensor, "n members"], num_deviations: float
-) -> Float[Tensor, " n"]:
-    """Mean + num_deviations·std over members.
-
-    Raises:
-        InputError: a single member and a number of deviations that is not 0.
-    """
-    mean = members.mean(dim=1)
-    if num_deviations == 0.0:
-        return mean
-    if members.shape[1] < 2:
-        raise InputError(
-            "pessimism: needs an ensemble of at least 2 members; one member does not know its "
-            "doubt. Fit an ensemble, or set pessimism to 0"
-        )
-    return mean + num_deviations * members.std(dim=1)
-
-
-def require_pessimism(pessimism: float) -> None:
-    """Raise `InputError` unless κ is finite and ≥ 0."""
-    if not 0.0 <= pessimism < float("inf"):
-        raise InputError(f"pessimism: {pessimism}; must be finite and ≥ 0")

@@ -208,9 +208,9 @@ class ProcessHeads(nn.Module):
         """Raise `InputError` unless these heads were fitted on this base and policy."""
         if (self.base_hash, self.policy_hash) != (base_hash, policy_hash):
             raise InputError(
-                f"process heads: fitted for base {self.base_hash or 'unknown'}, policy"
-                f" {self.policy_hash or 'unknown'}; this is base {base_hash}, policy {policy_hash}."
-                " Fit the values again for this policy"
+                f"process heads: fitted for base {_short(self.base_hash)}, policy"
+                f" {_short(self.policy_hash)}; this is base {_short(base_hash)}, policy"
+                f" {_short(policy_hash)}. Fit the values again for this policy"
             )
 
     def save(self, path: str | Path) -> None:
@@ -245,6 +245,11 @@ class ProcessHeads(nn.Module):
         heads.base_hash = metadata["base_hash"]
         heads.policy_hash = metadata["policy_hash"]
         return heads.eval()
+
+
+def _short(found: str) -> str:
+    """Enough of a SHA-256 to tell two apart in one line; names of hub models stay whole."""
+    return found[:12] if len(found) == 64 else found or "unknown"
 
 
 def _require_increasing(name: str, values: Tensor, least: int) -> None:

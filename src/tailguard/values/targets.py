@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tailguard.errors import InputError
+from tailguard.scorers.pessimism import spread
 from tailguard.values.process_heads import ProcessHeads
 
 
@@ -65,8 +66,8 @@ def start_at_marginal(heads: ProcessHeads, train: PrefixOutcomes) -> None:
     Every member starts at the best constant plus a small random function: its prior.
     """
     with torch.no_grad():
-        spread = train.hidden.std(dim=0).clamp(min=1e-6)
-        heads.feature_weight.div_(spread)
+        scale = train.hidden.std(dim=0).clamp(min=1e-6)
+        heads.feature_weight.div_(scale)
         heads.feature_bias.copy_(-heads.feature_weight @ train.hidden.mean(dim=0))
         heads.outer_weight.mul_(0.1)
         heads.reward_scale.copy_(torch.stack([train.reward.mean(), _scale(train.reward)]))
@@ -133,8 +134,8 @@ def value_metrics(
         ),
         "coverage_error": float((covered - levels).abs().mean()),
         "hinge_bias": float(bias),
-        "reward_spread": float(prediction.reward.std(dim=1).mean()),
-        "hinge_spread": float(prediction.hinge[:, :, middle].std(dim=1).mean()),
+        "reward_spread": float(spread(prediction.reward).mean()),
+        "hinge_spread": float(spread(prediction.hinge[:, :, middle]).mean()),
         "num_rows": float(len(train)),
         "num_validation_rows": float(len(validation)),
     }

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tailguard.config.recipe import DecodingSection
 from tailguard.decoding import accepted, choose_acceptance_level
+from tailguard.decoding.acceptance import (
+    DEFAULT_FALLBACK,
+    SCORE_UNAVAILABLE,
+    reason_withheld,
+)
 from tailguard.errors import InputError
 from tailguard.risk import CVaR, cvar_upper_bound
 
@@ -92,3 +98,16 @@ def test_refuses_scores_that_are_missing():
     costs, bounds, fallback = _answers(0, 50)
     with pytest.raises(InputError, match="bounds: holds NaN"):
         _choose((costs, np.full_like(bounds, np.nan), fallback), 0.0)
+
+
+def test_no_level_serves_an_answer_without_a_score():
+    bounds = np.array([0.5, 1.0, np.inf, np.nan, -np.inf])
+    assert accepted(bounds, 0.5).tolist() == [True, False, False, False, False]
+    assert accepted(bounds, np.inf).tolist() == [True, True, False, False, False]
+    assert not accepted(bounds, -np.inf).any()
+    assert reason_withheld(np.inf, np.inf) == SCORE_UNAVAILABLE
+    assert reason_withheld(1.0, 0.5) == "upper bound on cost 1 is above the acceptance level 0.5"
+
+
+def test_recipes_that_name_no_fallback_have_the_one_of_decoders():
+    assert DecodingSection().fallback == DEFAULT_FALLBACK

@@ -12,7 +12,6 @@ from tailguard.evaluation import (
     cvar_intervals,
     mean_interval,
     paired_cvar_differences,
-    paired_rate_difference,
     rate_interval,
     tail_metrics,
     var_interval,
@@ -139,32 +138,6 @@ def test_rate_interval_is_wilsons(hits, trials, confidence):
     assert (made.lower, made.upper) == pytest.approx((known.low, known.high), abs=1e-12)
 
 
-@pytest.mark.parametrize(("gain", "loss"), [(0.05, 0.05), (0.3, 0.1), (0.02, 0.2)])
-def test_paired_rate_difference_covers_by_exact_enumeration(gain, loss):
-    size, covered = 30, 0.0
-    for first in range(size + 1):
-        for second in range(size + 1 - first):
-            hits = np.r_[np.ones(first), np.zeros(size - first)]
-            other = np.r_[np.zeros(first), np.ones(second), np.zeros(size - first - second)]
-            made = paired_rate_difference(hits, other)
-            chance = stats.multinomial.pmf(
-                [first, second, size - first - second], size, [gain, loss, 1 - gain - loss]
-            )
-            covered += float(chance) * (made.lower <= gain - loss <= made.upper)
-    assert covered >= 0.94
-
-
-def test_paired_rate_difference_is_antisymmetric_and_wide_where_policies_agree():
-    rng = np.random.default_rng(9)
-    hits, other = rng.uniform(size=(2, 100)) < 0.3
-    one, two = paired_rate_difference(hits, other), paired_rate_difference(other, hits)
-    assert one.estimate == pytest.approx(hits.mean() - other.mean())
-    assert (one.lower, one.upper) == pytest.approx((-two.upper, -two.lower))
-    agreed = paired_rate_difference(hits, hits)
-    assert agreed.estimate == 0.0
-    assert agreed.lower < 0 < agreed.upper
-
-
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
 def test_var_interval_is_the_distribution_free_one(alpha):
     costs = np.random.default_rng(10).exponential(size=400)
@@ -216,8 +189,6 @@ def test_metrics_put_the_pieces_together():
         (lambda _: rate_interval(3, 2), "not a rate"),
         (lambda _: rate_interval(0, 0), "not a rate"),
         (lambda _: rate_interval(0, 1, confidence=0), "confidence"),
-        (lambda _: paired_rate_difference([0, 1], [0, 0.5]), "0 and 1"),
-        (lambda _: paired_rate_difference([0, 1], [0]), "prompts"),
         (lambda _: var_interval([1.0], 2.0), "tail_mass"),
     ],
 )

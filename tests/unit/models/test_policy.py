@@ -116,7 +116,7 @@ def one_line(error):
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path):
-    with pytest.raises(InputError, match="is not there") as error:
+    with pytest.raises(InputError, match="no such folder") as error:
         load_policy(tmp_path / "nowhere")
     assert one_line(error)
     with pytest.raises(InputError, match=r"config\.json"):

@@ -9,6 +9,7 @@ from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
 from tailguard.pipeline.chain import STAGES, run_chain
 from tailguard.pipeline.requirements import check_requirements
+from tailguard.pipeline.stage_names import STAGE_SUMMARIES
 
 TARGET = {"name": "a", "reduction": 0.5}
 GUIDED = {"policy": "a", "reduction": 0.5}
@@ -17,6 +18,11 @@ COMPLETE = {"plan": {"targets": [TARGET]}, "values": {"guided": [GUIDED]}}
 
 def recipe(**sections):
     return Recipe.model_validate(COMPLETE | sections)
+
+
+def test_commands_are_the_stages_in_their_order():
+    assert list(STAGE_SUMMARIES) == list(STAGES)
+    assert all(name == stage.name for name, stage in STAGES.items())
 
 
 def test_a_complete_recipe_passes():

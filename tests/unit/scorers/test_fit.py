@@ -108,7 +108,7 @@ def test_nothing_is_printed_and_nothing_left_behind(backbone, capfd, tmp_path, m
 
 
 def test_wrong_backbones_and_settings_are_refused(backbone, tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such folder"):
         fit_scorer(tmp_path / "none", _planted(num_prompts=4))
     with pytest.raises(InputError, match="num_trained_layers: 9"):
         fit_scorer(backbone, _planted(num_prompts=4), settings=ScorerTraining(num_trained_layers=9))

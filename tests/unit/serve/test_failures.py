@@ -1,5 +1,6 @@
 """Requests that get no answer, and failures that never become an unguarded one."""
 
+import dataclasses
 import threading
 import time
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from tailguard.decoding import Answer
+from tailguard.decoding.acceptance import DEFAULT_FALLBACK
 from tailguard.errors import InfeasibleError, InputError, ScoreError
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.serve import create_app
 
-from .conftest import answer_fields
+from .conftest import FakeDecoder, answer_fields
 
 
 def error_of(caught):
@@ -233,7 +236,21 @@ def test_score_error_abstains(decoder, serve, ask):
         assert choice.finish_reason == "content_filter"
         assert fields["abstained"] is True
         assert fields["certified"] is False
-        assert set(fields) == set(answer_fields())
+        assert set(fields) == {field.name for field in dataclasses.fields(Answer)}
+        assert choice.message.content == DEFAULT_FALLBACK
+
+
+@pytest.mark.parametrize("made", [None, answer_fields("leak", cost=None)])
+def test_a_decoder_that_fails_answers_with_its_own_fallback(serve, ask, made):
+    class Failing(FakeDecoder):
+        @property
+        def profiles(self):
+            return [SimpleNamespace(setting=SimpleNamespace(fallback="let us talk about tea"))]
+
+    broken = Failing(made=made, error=None if made else ScoreError("cost: NaN"))
+    choice = ask(serve(broken)).choices[0]
+    assert choice.message.content == "let us talk about tea"
+    assert choice.model_extra["tailguard"]["reason"] == "score unavailable"
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_broken_scores_stop_and_write_nothing(tiny_base, tmp_path, kind, scores)
 def test_members_are_read_pessimistically():
     members = np.array([[1.0, 3.0], [2.0, 2.0]])
     assert combine_members(members, 2, "cost").tolist() == [2.0, 2.0]
-    assert combine_members(members, 2, "cost", 1.5).tolist() == [3.5, 2.0]
+    assert combine_members(members, 2, "cost", 1.5) == pytest.approx([2 + 1.5 * 2**0.5, 2.0])
     for wrong in (members[:, 0], members[:1], members[:, :0]):
         with pytest.raises(ScoreError, match="shape"):
             combine_members(wrong, 2, "cost")
@@ -233,6 +233,8 @@ def test_wrong_input_is_named(tiny_base, tmp_path):
         ({"num_steps": 0}, "num_steps=0"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"kl_coef": -0.1}, "kl_coef"),
+        ({"pessimism": -0.1}, "pessimism"),
+        ({"pessimism": float("nan")}, "pessimism"),
     ):
         with pytest.raises(InputError, match=message):
             settings(**changes)

@@ -4,7 +4,7 @@ import torch
 
 from tailguard.errors import InputError
 from tailguard.risk import CVaR
-from tailguard.values.fit import ValueFitting, fit_process_heads, threshold_grid
+from tailguard.values.fit import ValueFitting, fit_process_heads
 from tailguard.values.process_heads import ProcessHeads
 from tailguard.values.targets import PrefixOutcomes, start_at_marginal, value_losses
 
@@ -23,6 +23,14 @@ def _law(num_prompts, per_prompt, seed, shift=0.0):
     return PrefixOutcomes(hidden, reward, cost, index), start, width
 
 
+def _grid(outcomes, num_thresholds):
+    """Thresholds by mass: evenly up to the median, then ever denser into the tail."""
+    even = num_thresholds // 3
+    tail = 1 - np.geomspace(0.5, max(0.002, 4 / len(outcomes)), num_thresholds - even)
+    levels = [*np.linspace(0.01, 0.5, even, endpoint=False), *tail]
+    return torch.tensor(np.quantile(outcomes.cost.numpy(), levels)).float()
+
+
 def _true_hinge(start, width, threshold):
     inside = width * torch.exp(-(threshold - start).clamp(min=0) / width)
     return torch.where(threshold < start, start + width - threshold, inside)
@@ -31,7 +39,7 @@ def _true_hinge(start, width, threshold):
 @pytest.fixture(scope="module")
 def fitted():
     outcomes, _, _ = _law(300, 30, seed=1)
-    grid = torch.tensor(threshold_grid(outcomes.cost.numpy(), 10)).float()
+    grid = _grid(outcomes, 10)
     settings = ValueFitting(num_epochs=20, num_features=16, width=24, batch_size=512)
     heads, metrics = fit_process_heads(
         outcomes, grid, LEVELS, settings=settings, generator=torch.Generator().manual_seed(0)
@@ -83,7 +91,7 @@ def test_members_spread_where_no_prefix_was_seen(fitted):
 
 def test_fresh_heads_start_near_the_marginal_law():
     outcomes, _, _ = _law(40, 30, seed=4)
-    grid = torch.tensor(threshold_grid(outcomes.cost.numpy(), 8)).float()
+    grid = _grid(outcomes, 8)
     heads = ProcessHeads(8, grid, LEVELS, generator=torch.Generator().manual_seed(0))
     start_at_marginal(heads, outcomes)
     with torch.no_grad():
@@ -119,7 +127,7 @@ def test_the_loss_is_least_at_the_mean_hinge_and_the_quantiles():
 
 def test_the_fit_is_deterministic_and_reports_progress():
     outcomes, _, _ = _law(20, 10, seed=6)
-    grid = torch.tensor(threshold_grid(outcomes.cost.numpy(), 6)).float()
+    grid = _grid(outcomes, 6)
 
     def run():
         seen = []
@@ -136,17 +144,6 @@ def test_the_fit_is_deterministic_and_reports_progress():
     first, second = run(), run()
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
     assert first[1] == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_the_grid_rises_and_reaches_into_the_tail():
-    cost = np.random.default_rng(0).pareto(2.5, 5000)
-    grid = threshold_grid(cost, 16)
-    assert (np.diff(grid) > 0).all()
-    assert grid[0] <= np.quantile(cost, 0.011)
-    assert np.quantile(cost, 0.995) <= grid[-1] <= cost.max()
-    assert threshold_grid(np.array([0.0] * 90 + [1.0] * 10), 16).tolist() == [0.0, 1.0]
-    with pytest.raises(InputError, match="all equal"):
-        threshold_grid(np.ones(10))
 
 
 def test_wrong_rows_are_refused():

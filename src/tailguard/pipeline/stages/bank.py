@@ -14,12 +14,13 @@ from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import read_table, write_table
 from tailguard.engines import sample_responses
 from tailguard.models.policy import Policy, load_policy
-from tailguard.pipeline.scorer_artifact import ScorerPair, load_scorer_pair
+from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, RiskMeasure
+from tailguard.scorers.pessimism import ScorerPair
 
 BANK_NAME = "bank.parquet"
 
@@ -46,7 +47,7 @@ def _build(work: Work) -> dict[str, Any]:
     )
 
 
-STAGE = Stage("bank", "SampleBank", 1, ("prepare", "fit-scorers"), _config, policy_input, _build)
+STAGE = Stage("bank", "SampleBank", 2, ("prepare", "fit-scorers"), _config, policy_input, _build)
 
 
 def write_bank(

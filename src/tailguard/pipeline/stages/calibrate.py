@@ -27,11 +27,11 @@ from tailguard.decoding.acceptance import choose_acceptance_level
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
 from tailguard.pipeline.scorer_artifact import load_scorer_pair, published_scorers
-from tailguard.pipeline.sources import model_hashes, policy_input
+from tailguard.pipeline.sources import adapter_hash, model_hashes, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_guided
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
-from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, policy_directories
+from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.risk import risk_upper_bound
 from tailguard.risk.spelling import limit_to_json
@@ -63,7 +63,7 @@ STAGE = Stage(
     "calibrate",
     "Decoder",
     5,
-    ("prepare", "fit-scorers", "train", "portfolio", "fit-values"),
+    ("prepare", "fit-scorers", "train", "fit-values"),
     _config,
     policy_input,
     _build,
@@ -186,6 +186,8 @@ def _profile(
 
 def _guided_policy(work: Work, name: str) -> GuidedPolicy:
     heads = ProcessHeads.load(work.parents["fit-values"] / name / HEADS_NAME)
+    adapter = trained_adapter(work.parents["train"], name)
+    heads.require_policy(policy_input(work.recipe)["policy"], adapter_hash(adapter))
     return GuidedPolicy(load_trained(work.recipe, work.parents["train"], name), heads)
 
 
@@ -199,13 +201,12 @@ def _write(
     directory, recipe = work.directory, work.recipe
     scorers = work.parents["fit-scorers"]
     shutil.copytree(scorers, directory / "scorers", ignore=shutil.ignore_patterns("manifest.json"))
-    trained = policy_directories(work.parents["train"])
     for name in dict.fromkeys(plan.policy for plan in plans):
         folder: Path = directory / "policies" / name
         folder.mkdir(parents=True)
         shutil.copy(work.parents["fit-values"] / name / HEADS_NAME, folder / HEADS_NAME)
-        if name != "base":
-            shutil.copytree(trained[name] / ADAPTER_NAME, folder / ADAPTER_NAME)
+        if (adapter := trained_adapter(work.parents["train"], name)) is not None:
+            shutil.copytree(adapter, folder / ADAPTER_NAME)
     content = DecoderFile(
         model=recipe.policy.model,
         model_hash=policy_input(recipe)["policy"],

@@ -41,6 +41,7 @@ from tailguard.risk.spelling import describe_limit, limit_to_json
 
 RECORD_NAME = "record.json"
 COSTS_NAME = "costs.parquet"
+NO_EVALUATION_PROMPTS = "data.evaluation_prompts: none; name a file of prompts to evaluate on"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ STAGE = Stage(
     "evaluate",
     "EvalRecord",
     5,
-    ("prepare", "fit-scorers", "plan", "train", "portfolio", "calibrate"),
+    ("prepare", "fit-scorers", "plan", "train", "calibrate"),
     _config,
     policy_input,
     _build,
@@ -140,7 +141,7 @@ def read_record(directory: Path) -> dict[str, Any]:
 def _asked(work: Work) -> _Asked:
     evaluate = read_split(work.parents["prepare"], "evaluate")
     if not evaluate:
-        raise InputError("data.evaluation_prompts: none; name a file of prompts to evaluate on")
+        raise InputError(NO_EVALUATION_PROMPTS)
     evaluate = evaluate[: work.recipe.evaluate.num_prompts or None]
     benign = {prompt_id(p): p for p in read_split(work.parents["prepare"], "benign")}
     taken = {prompt_id(p) for p in evaluate}

@@ -16,7 +16,7 @@ from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.prepare import read_pairs
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.scorers.calibration import calibrate_scores
+from tailguard.scorers.calibration import calibrate_scores, estimate_zero
 from tailguard.scorers.direction import check_direction, check_scorer, checked_scores
 from tailguard.scorers.ensemble import HeadFitting, fit_ensemble
 from tailguard.scorers.files import load_scorer, save_scorer
@@ -24,7 +24,6 @@ from tailguard.scorers.fit import ScorerTraining, fit_scorer
 from tailguard.scorers.pair_metrics import pair_metrics
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.score_map import ScoreMap
-from tailguard.scorers.zero import estimate_zero
 
 Kind = Literal["reward", "cost"]
 _FEWEST_LABELS = 20

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from tailguard.artifacts import content_hash, read_json, write_json
+from tailguard.artifacts import read_json, write_json
 from tailguard.config import Guided, Recipe
 from tailguard.engines import response_hidden_states
 from tailguard.errors import InfeasibleError
 from tailguard.models.policy import Policy
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
-from tailguard.pipeline.sources import policy_input
+from tailguard.pipeline.sources import adapter_hash, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank, sample_risk, write_bank
 from tailguard.pipeline.stages.plan import PlanFigures, PlannedTarget, limit_on
 from tailguard.pipeline.stages.prepare import read_split
-from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, policy_directories
+from tailguard.pipeline.stages.train import load_trained, trained_adapter
 from tailguard.planning import SampleBank, solve
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit
@@ -138,15 +138,9 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, Any]:
         on_progress=work.steps(f"{name}: process heads"),
     )
     heads.base_hash = policy_input(recipe)["policy"]
-    heads.policy_hash = _policy_hash(work, name)
+    heads.policy_hash = adapter_hash(trained_adapter(work.parents["train"], name))
     heads.save(directory / HEADS_NAME)
     return {"bank": figures, "heads": fitted}
-
-
-def _policy_hash(work: Work, name: str) -> str:
-    if name == "base":
-        return "base"
-    return content_hash(policy_directories(work.parents["train"])[name] / ADAPTER_NAME)
 
 
 def _prefix_states(

@@ -53,7 +53,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {"members": names, "held_out_regret": regret}
 
 
-STAGE = Stage("portfolio", "Portfolio", 2, ("bank", "plan", "train"), _config, policy_input, _build)
+STAGE = Stage("portfolio", "Portfolio", 2, ("bank", "train"), _config, policy_input, _build)
 
 
 def _log_probs(work: Work, name: str) -> np.ndarray:

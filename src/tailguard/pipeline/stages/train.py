@@ -89,14 +89,24 @@ def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
     Raises:
         InputError: no such policy, or its files were changed.
     """
-    adapter = None
-    if name != "base":
-        trained = policy_directories(policy_set)
-        _require_trained([name], trained)
-        adapter = trained[name] / ADAPTER_NAME
     return load_policy(
-        policy_path(recipe), adapter, trust_remote_code=recipe.policy.trust_remote_code
+        policy_path(recipe),
+        trained_adapter(policy_set, name),
+        trust_remote_code=recipe.policy.trust_remote_code,
     )
+
+
+def trained_adapter(policy_set: Path, name: str) -> Path | None:
+    """The folder of a policy's adapter; None for ``base``.
+
+    Raises:
+        InputError: no such policy, or its files were changed.
+    """
+    if name == "base":
+        return None
+    trained = policy_directories(policy_set)
+    _require_trained([name], trained)
+    return trained[name] / ADAPTER_NAME
 
 
 def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:

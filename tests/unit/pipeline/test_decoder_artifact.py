@@ -1,0 +1,152 @@
+"""A decoder on disk: heads and policies that do not belong together are refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import tailguard
+from tailguard.artifacts import Header, build_artifact, read_manifest, write_json
+from tailguard.artifacts.manifest import write_manifest
+from tailguard.artifacts.store import payload_hash
+from tailguard.config import Recipe
+from tailguard.config.recipe import PolicySection
+from tailguard.decoding import CalibratedProfile, DecodingSetting
+from tailguard.errors import InputError
+from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
+from tailguard.pipeline.scorer_artifact import SOURCES_NAME
+from tailguard.pipeline.sources import adapter_hash, model_hashes
+from tailguard.pipeline.stage import Work, silent
+from tailguard.pipeline.stages.calibrate import _guided_policy
+from tailguard.training.adapters import open_adapter, save_adapter
+from tailguard.values.process_heads import ProcessHeads
+
+POLICIES = ("base", "one", "two")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_scorers, tmp_path_factory):
+    return [
+        str(save(tmp_path_factory.mktemp("model")))
+        for save in (tiny_scorers.save_causal_lm, tiny_scorers.save_classifier)
+    ]
+
+
+@pytest.fixture
+def decoder(models, tmp_path) -> Path:
+    """A sealed decoder over the base policy and two adapters of it."""
+    base, scorer = models
+
+    def write(directory: Path):
+        for seed, name in enumerate(POLICIES):
+            folder = directory / "policies" / name
+            folder.mkdir(parents=True)
+            adapter = None
+            if name != "base":
+                model = open_adapter(base, rank=2, seed=seed).model
+                adapter = save_adapter(model, folder / "adapter")
+            heads = ProcessHeads(16, torch.tensor([0.0, 1.0]), torch.tensor([0.5]))
+            heads.base_hash = model_hashes([base])[base]
+            heads.policy_hash = adapter_hash(adapter)
+            heads.save(folder / "heads.safetensors")
+        (directory / "scorers").mkdir()
+        published = {"reward": scorer, "cost": scorer}
+        write_json(directory / "scorers" / SOURCES_NAME, {"published": published, "maps": {}})
+        DecoderFile(
+            model=base,
+            model_hash=model_hashes([base])[base],
+            trust_remote_code=False,
+            cost_bound=10.0,
+            max_scorer_tokens=32,
+            profiles=tuple(_profile(name) for name in POLICIES),
+            thresholds=(0.0,) * len(POLICIES),
+            scorer_hashes=model_hashes([scorer]),
+        ).write(directory / DECODER_NAME)
+        return {}
+
+    return build_artifact(tmp_path, Header("Decoder", "calibrate", 1), write)[0]
+
+
+def _profile(policy: str) -> CalibratedProfile:
+    setting = DecodingSetting(
+        policy=policy,
+        multiplier=1.0,
+        threshold=0.0,
+        tail_mass=0.1,
+        pessimism=0.0,
+        acceptance_level=100.0,
+        max_candidates=2,
+        block_tokens=2,
+        max_new_tokens=4,
+        temperature=1.0,
+        fallback="no",
+    )
+    return CalibratedProfile("cvar", 0.1, 1.0, setting)
+
+
+def seal_again(directory: Path) -> None:
+    manifest = replace(read_manifest(directory), payload_hash=payload_hash(directory))
+    write_manifest(directory, manifest)
+
+
+def swap(first: Path, second: Path) -> None:
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+
+
+def test_a_decoder_as_it_was_written_answers(decoder):
+    loaded = tailguard.load_decoder(decoder, batch_size=4)
+    assert [profile.setting.policy for profile in loaded.profiles] == list(POLICIES)
+    assert loaded.generate(["w1 w2"])[0].num_candidates == 2
+
+
+@pytest.mark.parametrize("file", ["heads.safetensors", "adapter"])
+def test_heads_of_another_policy_are_refused(decoder, file):
+    swap(decoder / "policies/one" / file, decoder / "policies/two" / file)
+    with pytest.raises(InputError, match="not those it was sealed with"):
+        tailguard.load_decoder(decoder)
+    seal_again(decoder)
+    with pytest.raises(InputError, match=r"fitted for base .* Fit the values again") as refused:
+        tailguard.load_decoder(decoder)
+    assert "\n" not in str(refused.value)
+    assert str(decoder / "policies/one") in str(refused.value)
+
+
+@pytest.mark.parametrize("edit", ["removed", "edited", "added"])
+def test_an_adapter_that_was_changed_is_refused(decoder, edit):
+    one = decoder / "policies/one/adapter"
+    if edit == "removed":  # it would decode from the base policy, by the adapter's heads
+        shutil.rmtree(one)
+    elif edit == "edited":
+        config = one / "adapter_config.json"
+        config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 8'))
+    else:
+        shutil.copytree(one, decoder / "policies/base/adapter")
+    seal_again(decoder)
+    with pytest.raises(InputError, match="Fit the values again"):
+        tailguard.load_decoder(decoder)
+
+
+def test_calibration_refuses_heads_of_another_policy(decoder, models, tmp_path):
+    fitted = decoder / "policies"
+    recipe = Recipe(policy=PolicySection(model=models[0]))
+    parents = {"fit-values": fitted, "train": tmp_path}
+    work = Work(recipe, tmp_path, tmp_path, parents, silent)
+    assert isinstance(_guided_policy(work, "base").heads, ProcessHeads)
+    swap(fitted / "base/heads.safetensors", fitted / "one/heads.safetensors")
+    with pytest.raises(InputError, match="Fit the values again"):
+        _guided_policy(work, "base")
+
+
+def test_another_base_policy_is_refused(decoder, tiny_scorers, tmp_path):
+    other = str(tiny_scorers.save_causal_lm(tmp_path / "other", seed=1))
+    content = DecoderFile.read(decoder / DECODER_NAME)
+    changed = replace(content, model=other, model_hash=model_hashes([other])[other])
+    changed.write(decoder / DECODER_NAME)
+    seal_again(decoder)
+    with pytest.raises(InputError, match="Fit the values again"):
+        tailguard.load_decoder(decoder)
