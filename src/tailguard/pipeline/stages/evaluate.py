@@ -18,6 +18,7 @@ from tailguard.data.table import write_table
 from tailguard.decoding import CalibratedProfile
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
+from tailguard.evaluation.judges import Judge
 from tailguard.evaluation.metrics import TailMetrics, tail_metrics
 from tailguard.evaluation.rates import rate_interval
 from tailguard.pipeline.decoder_artifact import (
@@ -26,7 +27,7 @@ from tailguard.pipeline.decoder_artifact import (
     guided_names,
     load_decoder,
 )
-from tailguard.pipeline.judges import Judge, build_judge, require_judge
+from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
@@ -83,7 +84,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 def _build(work: Work) -> dict[str, Any]:
     asked = _asked(work)
-    judge = require_judge(build_judge(work))
+    judge = build_judge(work)
     plan, targets = read_plan(work.parents["plan"])
     profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
     plain = ["base", *(target.name for target in targets)]
