@@ -7,19 +7,20 @@ from tailguard.evaluation.intervals import (
     mean_interval,
     paired_cvar_differences,
 )
-from tailguard.evaluation.metrics import TAIL_MASSES, TailMetrics, tail_metrics
+from tailguard.evaluation.metrics import METRICS, TAIL_MASSES, Metric, measure_answers
 from tailguard.evaluation.rates import paired_rate_difference, rate_interval, var_interval
 
 __all__ = [
+    "METRICS",
     "TAIL_MASSES",
     "Interval",
-    "TailMetrics",
+    "Metric",
     "cvar_intervals",
     "hypervolume",
     "mean_interval",
+    "measure_answers",
     "paired_cvar_differences",
     "paired_rate_difference",
     "rate_interval",
-    "tail_metrics",
     "var_interval",
 ]
