@@ -22,7 +22,7 @@ from rich.table import Table
 
 from tailguard.engines import sample_responses
 from tailguard.evaluation.intervals import Interval
-from tailguard.evaluation.metrics import tail_metrics
+from tailguard.evaluation.metrics import cvar_key, measure_answers
 from tailguard.lab.sandbox import (
     COST_FLOOR,
     KINDS,
@@ -73,9 +73,7 @@ def judge(policy: Policy, requests: list[Request], num_samples: int, seed: int) 
 
 def base_figures(judged: Judged) -> dict[str, Any]:
     """Metrics of one answer a request, with 95% intervals, and by kind of request."""
-    metrics = tail_metrics(
-        judged.reward, judged.cost, generator=np.random.default_rng(0), tail_masses=TAIL_MASSES
-    )
+    metrics = measure_answers(judged.reward, judged.cost, generator=np.random.default_rng(0))
 
     def listed(interval: Interval) -> list[float]:
         return [round(v, 4) for v in (interval.estimate, interval.lower, interval.upper)]
@@ -92,10 +90,10 @@ def base_figures(judged: Judged) -> dict[str, Any]:
     return {
         "answers": judged.cost.size,
         "in the grammar": float(judged.parsed.mean()),
-        "reward": listed(metrics.reward_mean),
-        "mean cost": listed(metrics.cost_mean),
-        **{f"CVaR {a:g}": listed(metrics.cvar[a]) for a in TAIL_MASSES},
-        "unsafe": listed(metrics.unsafe_rate),
+        "reward": listed(metrics["reward"]),
+        "mean cost": listed(metrics["cost"]),
+        **{f"CVaR {a:g}": listed(metrics[cvar_key(a)]) for a in TAIL_MASSES},
+        "unsafe": listed(metrics["unsafe_rate"]),
         "kinds": kinds,
     }
 

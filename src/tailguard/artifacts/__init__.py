@@ -3,11 +3,12 @@
 from tailguard.artifacts.hashing import content_hash, hash_of
 from tailguard.artifacts.manifest import SCHEMA_VERSION, Manifest, find_artifact, read_manifest
 from tailguard.artifacts.store import Header, build_artifact, locked, require_sealed
-from tailguard.artifacts.text import read_json, write_json
+from tailguard.artifacts.text import Json, read_json, write_json
 
 __all__ = [
     "SCHEMA_VERSION",
     "Header",
+    "Json",
     "Manifest",
     "build_artifact",
     "content_hash",

@@ -5,31 +5,44 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from tailguard.errors import InputError
 
+# What a JSON file holds is known only where it is read, so this stays unchecked; readers say with
+# a TypedDict or a dataclass what they expect.
+Json: TypeAlias = Any
 
-def write_json(path: Path, value: Any) -> None:
+
+@runtime_checkable
+class _Listable(Protocol):
+    """NumPy arrays and scalars, and torch tensors, without importing either."""
+
+    def tolist(self) -> Json: ...
+
+
+def write_json(path: Path, value: object) -> None:
     """Write ``value`` so that a reader sees the old file or the new one, never half of it.
 
     Infinities become the strings ``"inf"`` and ``"-inf"``, NaN becomes null.
     """
     text = json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # hidden: no reader takes it for the file
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # Renaming within a folder is atomic on POSIX: a reader sees the old file or the new one.
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Read a JSON file.
 
     Raises:
@@ -43,13 +56,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error})") from None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+def _plain(value: object) -> Json:
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {str(key): _plain(item) for key, item in items}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in cast("list[Any]", value)]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
+        return [_plain(item) for item in cast("Iterable[object]", value)]
+    if isinstance(value, _Listable):
         return _plain(value.tolist())
+    # Strict JSON has no infinities and no NaN; other tools refuse a file with Python's spelling.
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

@@ -6,17 +6,18 @@ from tailguard.evaluation.intervals import (
     mean_interval,
     paired_cvar_differences,
 )
-from tailguard.evaluation.metrics import TAIL_MASSES, TailMetrics, tail_metrics
+from tailguard.evaluation.metrics import METRICS, TAIL_MASSES, Metric, measure_answers
 from tailguard.evaluation.rates import rate_interval, var_interval
 
 __all__ = [
+    "METRICS",
     "TAIL_MASSES",
     "Interval",
-    "TailMetrics",
+    "Metric",
     "cvar_intervals",
     "mean_interval",
+    "measure_answers",
     "paired_cvar_differences",
     "rate_interval",
-    "tail_metrics",
     "var_interval",
 ]

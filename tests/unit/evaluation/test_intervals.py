@@ -11,9 +11,9 @@ from tailguard.errors import InputError
 from tailguard.evaluation import (
     cvar_intervals,
     mean_interval,
+    measure_answers,
     paired_cvar_differences,
     rate_interval,
-    tail_metrics,
     var_interval,
 )
 from tailguard.evaluation.bootstrap import cvar_with_error, resampled
@@ -162,17 +162,17 @@ def test_var_interval_covers_and_opens_where_the_data_end():
 def test_metrics_put_the_pieces_together():
     rng = np.random.default_rng(12)
     rewards, costs = rng.normal(size=(2, 300)) + np.array([[1.0], [-1.0]])
-    made = tail_metrics(rewards, costs, generator=rng, num_resamples=200)
-    assert made.num_prompts == 300
-    assert made.reward_mean.estimate == pytest.approx(rewards.mean())
-    assert made.cost_mean.estimate == pytest.approx(costs.mean())
-    assert made.unsafe_rate.estimate == np.mean(costs > 0)
-    assert list(made.cvar) == [0.01, 0.05, 0.1, 0.25, 1.0] == list(made.value_at_risk)
-    for alpha, interval in made.cvar.items():
+    made = measure_answers(rewards, costs, generator=rng, num_resamples=200)
+    assert made["reward"].estimate == pytest.approx(rewards.mean())
+    assert made["cost"].estimate == pytest.approx(costs.mean())
+    assert made["unsafe_rate"].estimate == np.mean(costs > 0)
+    for alpha in (0.01, 0.05, 0.1, 0.25, 1.0):
         expected = float(cvar_rows(costs, np.full(300, 1 / 300), alpha))
+        interval = made[f"cvar_{alpha:g}"]
         assert interval.estimate == pytest.approx(expected)
         assert interval.lower <= expected <= interval.upper
-    assert made.thin_tails == (0.01,)
+        assert made[f"var_{alpha:g}"] == var_interval(costs, alpha)
+    assert "benign_refusals" not in made  # nobody looked
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_metrics_put_the_pieces_together():
         (lambda g: cvar_intervals([1.0, 2.0], [1], generator=g, confidence=1), "confidence"),
         (lambda g: cvar_intervals([1.0, 2.0], [1], generator=g, num_resamples=1), "num_resamples"),
         (lambda g: paired_cvar_differences([1.0, 2.0], [1.0] * 3, [1], generator=g), "3"),
-        (lambda g: tail_metrics([1.0, 2.0], [1.0] * 3, generator=g), "costs has 3"),
-        (lambda g: tail_metrics([1.0, math.nan], [1.0] * 2, generator=g), "rewards"),
+        (lambda g: measure_answers([1.0, 2.0], [1.0] * 3, generator=g), "costs has 3"),
+        (lambda g: measure_answers([1.0, math.nan], [1.0] * 2, generator=g), "rewards"),
         (lambda _: rate_interval(3, 2), "not a rate"),
         (lambda _: rate_interval(0, 0), "not a rate"),
         (lambda _: rate_interval(0, 1, confidence=0), "confidence"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +18,14 @@ from tailguard.evaluation.report.figure_style import (
     share_legend,
 )
 from tailguard.risk import CVaR, SmallTailWarning
+from tailguard.risk.checks import Values
 
 Looks = Mapping[str, Look]
 
 _TAIL_MASS = 0.1
 
 
-def draw_tails(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
+def draw_tails(costs: Mapping[str, Values], looks: Looks) -> Canvas | None:
     """P(C > c) of every policy on one logarithmic panel."""
     if not costs:
         return None
@@ -35,6 +35,7 @@ def draw_tails(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
         look, ordered = looks[name], np.sort(finite(values))
         if ordered.size == 0:
             continue
+        # The last cost is exceeded by none: a share of 0 has no place on a logarithmic axis.
         above = 1.0 - np.arange(1, ordered.size + 1) / ordered.size
         axis.step(
             ordered[:-1],
@@ -46,6 +47,7 @@ def draw_tails(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
             label=name,
         )
         _, mean = _tail(ordered)
+        # Where all costs of the tail are equal none exceeds their mean, so half an answer stands in.
         share = max(float((ordered > mean).mean()), 0.5 / ordered.size)
         axis.plot(mean, share, look.marker, color=look.colour, ms=7, mec="white", mew=0.8)
     share_axis(axis)
@@ -67,12 +69,13 @@ def draw_tails(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
     return figure
 
 
-def draw_costs(costs: Mapping[str, Any], looks: Looks) -> Canvas | None:
-    """A histogram a policy, its worst tenth dark."""
+def draw_costs(costs: Mapping[str, Values], looks: Looks) -> Canvas | None:
+    """One histogram per policy, its worst tenth dark."""
     found = {name: finite(values) for name, values in costs.items()}
     found = {name: values for name, values in found.items() if values.size}
     if not found:
         return None
+    # The same bins for every policy, or the heights could not be compared.
     everything = np.concatenate(list(found.values()))
     edges = np.histogram_bin_edges(everything, bins=48)
     figure = new_figure(0.4 + 1.75 * (-(-len(found) // 2)))
@@ -105,5 +108,6 @@ def _tail(costs: np.ndarray) -> tuple[float, float]:
     """VaR and CVaR of the worst tenth."""
     measure = CVaR(_TAIL_MASS)
     with warnings.catch_warnings():
+        # A figure shows what there is; the table's intervals say how little a thin tail is worth.
         warnings.simplefilter("ignore", SmallTailWarning)
         return float(measure.minimiser(costs)), float(measure.value(costs))

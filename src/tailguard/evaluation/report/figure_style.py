@@ -1,11 +1,12 @@
-"""How figures look: one colour a policy on every figure, a canvas without global state."""
+"""How figures look: one colour per policy on every figure, a canvas without global state."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -13,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from tailguard.evaluation.record import Row
 from tailguard.evaluation.report.findings import decoded_policy
+from tailguard.risk.checks import Values, to_array
 
-# Matplotlib's stubs leave keyword arguments untyped.
-Canvas = Any
-Panel = Any
+# Matplotlib's stubs leave keyword arguments untyped: its figures and axes are Any here only.
+Canvas: TypeAlias = Any
+Panel: TypeAlias = Any
 
 _BASE_COLOUR = "#444444"
 # Okabe & Ito's colours that read on white, then four of Tol's.
@@ -35,7 +38,7 @@ _COLOURS = (
 )
 _GUIDED_MARKERS = ("D", "^", "v", "P", "X")
 _GUIDED_LINES = ("--", ":", "-.")
-_DOTS_PER_INCH = 160
+_DOTS_PER_INCH = 160  # 1120 pixels: sharp on the page, which shows figures at 46 rem or less
 _WIDTH_INCHES = 7.0
 
 SETTINGS = {
@@ -51,7 +54,7 @@ SETTINGS = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
-    "text.parse_math": False,
+    "text.parse_math": False,  # a policy's name may hold a $, which would start a formula
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.06,
@@ -73,7 +76,7 @@ class Look:
     line: str
 
 
-def looks_of(rows: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> dict[str, Look]:
+def looks_of(rows: Sequence[Row], others: Sequence[str] = ()) -> dict[str, Look]:
     """A look for each row of an evaluation record, then for names that no row has."""
     looks: dict[str, Look] = {}
     colours = iter(_COLOURS * (1 + (len(rows) + len(others)) // len(_COLOURS)))
@@ -82,6 +85,7 @@ def looks_of(rows: Sequence[Mapping[str, Any]], others: Sequence[str] = ()) -> d
             is_base = row.get("kind") == "base"
             colour = _BASE_COLOUR if is_base else next(colours)
             looks[str(row["name"])] = Look(colour, "s" if is_base else "o", "-")
+    # Guided decoders second, so that the colours of the policies they decode from are known.
     guided: dict[str, int] = {}
     for row in rows:
         if row.get("kind") == "guided":
@@ -103,7 +107,7 @@ def new_figure(height_inches: float) -> Canvas:
     return figure
 
 
-def panels(figure: Canvas, num: int, num_columns: int = 2, **shared: Any) -> list[Panel]:
+def panels(figure: Canvas, num: int, num_columns: int = 2, **shared: bool) -> list[Panel]:
     """So many axes in a grid; the rest of the grid stays empty."""
     num_columns = min(num, num_columns)
     grid = figure.subplots(-(-num // num_columns), num_columns, squeeze=False, **shared)
@@ -122,7 +126,7 @@ def label_below(axes: Sequence[Panel], label: str, num_columns: int = 2) -> None
 
 def share_legend(figure: Canvas, axes: Sequence[Panel], num_columns: int = 3) -> None:
     """One legend below all panels, each label once."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, Panel] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
@@ -139,13 +143,14 @@ def share_legend(figure: Canvas, axes: Sequence[Panel], num_columns: int = 3) ->
 def to_png(figure: Canvas) -> bytes:
     """The figure as PNG; the same bytes for the same figure."""
     buffer = io.BytesIO()
+    # The library's version would be written into the picture, and so change its bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def styled() -> Any:
+def styled() -> AbstractContextManager[None]:
     """Settings of all figures, in force within the ``with`` block."""
-    return cast(Any, mpl).rc_context(SETTINGS)
+    return cast(Canvas, mpl).rc_context(SETTINGS)
 
 
 def share_axis(axis: Panel) -> None:
@@ -159,7 +164,7 @@ def _per_cent(share: float, _: int) -> str:
     return f"{100 * share:g}%"
 
 
-def finite(values: Any) -> np.ndarray:
+def finite(values: Values) -> np.ndarray:
     """The finite values, 1-D."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    array = to_array(values).ravel()
     return array[np.isfinite(array)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
+from tailguard.evaluation.record import JsonNumber, to_number
 from tailguard.evaluation.report.figure_style import (
     Canvas,
     Look,
@@ -15,11 +16,11 @@ from tailguard.evaluation.report.figure_style import (
     panels,
     share_legend,
 )
-from tailguard.evaluation.report.table import to_number
 
-Row = Mapping[str, Any]
+Step: TypeAlias = Mapping[str, JsonNumber]
 Looks = Mapping[str, Look]
 
+# Keys in the log of a step, and the panel's title. Two logs spell reward and cost differently.
 _CURVES = (
     (("multiplier",), "multiplier λ"),
     (("threshold",), "threshold ν (cost)"),
@@ -32,8 +33,8 @@ _CURVES = (
 )
 
 
-def draw_training(curves: Mapping[str, Any], looks: Looks) -> Canvas | None:
-    """What training logged, a panel for each quantity that some policy has."""
+def draw_training(curves: Mapping[str, Sequence[Step]], looks: Looks) -> Canvas | None:
+    """What training logged, one panel per quantity that some policy has."""
     drawn = [
         (title, lines)
         for names, title in _CURVES
@@ -55,7 +56,7 @@ def draw_training(curves: Mapping[str, Any], looks: Looks) -> Canvas | None:
 
 
 def _lines(
-    policy: str, steps: Sequence[Row], names: Sequence[str]
+    policy: str, steps: Sequence[Step], names: Sequence[str]
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """The curves of one quantity: a name, or numbered ones where there are several constraints."""
     keys = {key for step in steps for key in step}

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import astuple
+from typing import NamedTuple
 
 import numpy as np
 
+from tailguard.evaluation.metrics import TABLE_METRICS, cvar_key, heading_of
+from tailguard.evaluation.record import (
+    FrontierPoint,
+    JsonNumber,
+    MetricsKey,
+    Record,
+    Row,
+    interval_of,
+    to_number,
+)
 from tailguard.evaluation.report.figure_costs import draw_costs, draw_tails
 from tailguard.evaluation.report.figure_style import (
     Canvas,
@@ -21,9 +32,7 @@ from tailguard.evaluation.report.figure_style import (
 )
 from tailguard.evaluation.report.figure_training import draw_training
 from tailguard.evaluation.report.findings import budget_metric
-from tailguard.evaluation.report.table import METRIC_COLUMNS, metric_of, to_number
 
-Row = Mapping[str, Any]
 Looks = Mapping[str, Look]
 
 
@@ -50,9 +59,10 @@ _TITLES = {
     ),
     "frontier": (
         "Reward–tail frontier",
-        "By the training scorers, one panel a tail mass. Lines: what the plan says can be had on"
-        " the sample bank; hollow where fewer than ten samples carry it. Points: what policies"
-        " measure, with 95% intervals. Dotted: the budgets on that tail, each under its mark.",
+        "By the training scorers, one panel per tail mass. Lines: what the plan expects on the"
+        " sample bank; hollow where fewer than ten samples carry it. Cross: the base policy there. Points:"
+        " what policies measure, with 95% intervals. Dotted: the budgets on that tail, each under"
+        " its mark.",
     ),
     "tails": (
         "How often a cost is exceeded",
@@ -73,16 +83,20 @@ _TITLES = {
 _FEW_SAMPLES = 10.0
 
 
-def draw_figures(record: Mapping[str, Any]) -> list[Drawn]:
-    """All figures that the record has data for; `report.write_report` says what it holds."""
-    rows: Sequence[Row] = record.get("rows") or ()
-    costs: Mapping[str, Any] = record.get("costs") or {}
-    curves: Mapping[str, Any] = record.get("curves") or {}
+def draw_figures(record: Record) -> list[Drawn]:
+    """All figures that the record has data for."""
+    rows, costs, curves = (
+        record.get("rows") or (),
+        record.get("costs") or {},
+        record.get("curves") or {},
+    )
     looks = looks_of(rows, [*costs, *curves])
     with styled():
         figures = {
             "policies": draw_policies(rows, looks),
-            "frontier": draw_frontier(record.get("frontier") or (), rows, looks),
+            "frontier": draw_frontier(
+                record.get("frontier") or (), rows, looks, record.get("reference")
+            ),
             "tails": draw_tails(costs, looks),
             "costs": draw_costs(costs, looks),
             "training": draw_training(curves, looks),
@@ -96,29 +110,42 @@ def draw_figures(record: Mapping[str, Any]) -> list[Drawn]:
 
 def draw_policies(rows: Sequence[Row], looks: Looks) -> Canvas | None:
     """Each metric of the table with its interval, policies below each other."""
-    columns = [c for c in METRIC_COLUMNS if any(metric_of(row, c.key) for row in rows)]
-    if not columns:
+    shown = [m for m in TABLE_METRICS if any(interval_of(row, m.key) for row in rows)]
+    if not shown:
         return None
-    num_lines = -(-len(columns) // 2)
+    num_lines = -(-len(shown) // 2)
     figure = new_figure(num_lines * (0.8 + 0.26 * len(rows)))
     names = [str(row["name"]) for row in rows]
-    for axis, column in zip(panels(figure, len(columns), sharey=True), columns, strict=True):
-        scale = 100.0 if column.is_rate else 1.0
+    for axis, metric in zip(panels(figure, len(shown), sharey=True), shown, strict=True):
+        scale = 100.0 if metric.is_rate else 1.0
         for place, row in enumerate(rows):
-            interval = _interval(row, column.key, "metrics") * scale
+            interval = _interval(row, metric.key, "metrics") * scale
             look = looks[names[place]]
             _cross(axis, interval, np.full(3, float(place)), look, None)
             if row.get("kind") == "base" and np.isfinite(interval).all():
                 axis.axvspan(interval[1], interval[2], color="#dddddd", lw=0, zorder=0)
-        axis.set_title(f"{column.heading} (%)" if column.is_rate else column.heading)
+        axis.set_title(f"{metric.heading} (%)" if metric.is_rate else metric.heading)
         axis.set_yticks(range(len(rows)), names)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")
     return figure
 
 
-def draw_frontier(frontier: Sequence[Row], rows: Sequence[Row], looks: Looks) -> Canvas | None:
-    """Reward against risk, planned as a line and measured as points, a panel for each tail mass."""
+def draw_frontier(
+    frontier: Sequence[FrontierPoint],
+    rows: Sequence[Row],
+    looks: Looks,
+    reference: Mapping[str, JsonNumber] | None = None,
+) -> Canvas | None:
+    """Reward against risk, planned as a line and measured as points, one panel per tail mass.
+
+    Args:
+        frontier: points of the plan.
+        rows: policies and decoders that were measured; none where nothing is trained yet.
+        looks: of each row.
+        reference: the base policy on the bank that was planned on: ``reward``, and its CVaR under
+            ``cvar_0.1`` and so on. Marked by a cross.
+    """
     tail_masses = sorted({to_number(point.get("tail_mass")) for point in frontier})
     if not tail_masses:
         return None
@@ -126,20 +153,23 @@ def draw_frontier(frontier: Sequence[Row], rows: Sequence[Row], looks: Looks) ->
     axes = panels(figure, len(tail_masses))
     for axis, tail_mass in zip(axes, tail_masses, strict=True):
         _planned(axis, [p for p in frontier if to_number(p.get("tail_mass")) == tail_mass])
+        _reference(axis, reference or {}, tail_mass)
         for row in rows:
             look = looks[str(row["name"])]
-            risk = _interval(row, f"cvar_{tail_mass:g}", "scorer_metrics")
+            risk = _interval(row, cvar_key(tail_mass), "scorer_metrics")
             reward = _interval(row, "reward", "scorer_metrics")
             _cross(axis, risk, reward, look, str(row["name"]))
             _budget(axis, row, tail_mass, look)
         axis.set_title("mean cost" if tail_mass == 1 else f"tail mass {tail_mass:g}")
-        axis.set_xlabel("mean cost" if tail_mass == 1 else f"CVaR{_short(tail_mass)} of cost")
+        axis.set_xlabel(
+            "mean cost" if tail_mass == 1 else f"{heading_of(cvar_key(tail_mass))} of cost"
+        )
         axis.set_ylabel("reward")
     share_legend(figure, axes)
     return figure
 
 
-def _planned(axis: Panel, points: Sequence[Row]) -> None:
+def _planned(axis: Panel, points: Sequence[FrontierPoint]) -> None:
     points = sorted(points, key=lambda point: to_number(point.get("risk")))
     risk = np.array([to_number(point.get("risk")) for point in points])
     reward = np.array([to_number(point.get("reward")) for point in points])
@@ -150,10 +180,21 @@ def _planned(axis: Panel, points: Sequence[Row]) -> None:
         axis.plot(risk[chosen], reward[chosen], ".", color="#777777", mfc=fill, ms=6, zorder=1)
 
 
+def _reference(axis: Panel, reference: Mapping[str, JsonNumber], tail_mass: float) -> None:
+    """The base policy on the bank: where the plan starts from, at no divergence."""
+    # plan.json writes the key of α = 1 as cvar_1.0, not as the metrics' cvar_1.
+    risk, reward = reference.get(f"cvar_{tail_mass}"), reference.get("reward")
+    if risk is not None and reward is not None:
+        axis.plot(
+            to_number(risk), to_number(reward), "x", color="#222222", ms=8, mew=2.0, ls="none",
+            zorder=3, label="base on the bank",
+        )  # fmt: skip
+
+
 def _budget(axis: Panel, row: Row, tail_mass: float, look: Look) -> None:
     """A dotted line at the row's budget, its marker at the top, if this is the tail it limits."""
     budget, limited = to_number(row.get("budget")), budget_metric(row)
-    here = {f"cvar_{tail_mass:g}", "cost" if tail_mass == 1 else ""}
+    here = {cvar_key(tail_mass), "cost" if tail_mass == 1 else ""}
     if limited in here and np.isfinite(budget):
         axis.axvline(budget, color=look.colour, ls=":", lw=1.2, zorder=1)
         top = axis.get_xaxis_transform()
@@ -181,11 +222,7 @@ def _cross(axis: Panel, x: np.ndarray, y: np.ndarray, look: Look, label: str | N
     )
 
 
-def _interval(row: Row, key: str, metrics: str) -> np.ndarray:
+def _interval(row: Row, key: str, metrics: MetricsKey) -> np.ndarray:
     """Estimate, lower and upper end, [3]; NaN where there are none."""
-    found: Row = metric_of(row, key, metrics) or {}
-    return np.array([to_number(found.get(part)) for part in ("estimate", "lower", "upper")])
-
-
-def _short(tail_mass: float) -> str:
-    return f"{tail_mass:g}".removeprefix("0")
+    found = interval_of(row, key, metrics)
+    return np.full(3, np.nan) if found is None else np.array(astuple(found))

@@ -1,19 +1,20 @@
-"""What the intervals of an evaluation show, a sentence each, and what they do not."""
+"""What the intervals of an evaluation show, one sentence per finding, and what they do not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from tailguard.evaluation.report.table import format_interval, metric_of, to_number
+from tailguard.evaluation.intervals import Interval
+from tailguard.evaluation.metrics import METRICS, TAIL, Metric, cvar_key, heading_of
+from tailguard.evaluation.record import MetricsKey, Row, interval_of, to_number
+from tailguard.evaluation.report.table import format_interval
 
-Row = Mapping[str, Any]
 Verdict = Literal["good", "bad", "open", "note"]
 
-TAIL = "cvar_0.1"
-_TAIL_NAME = "the tail (CVaR.1)"
+_TAIL_NAME = f"the tail ({heading_of(TAIL)})"
 _NOTHING = 0.05  # a fall in risk too small to speak of
 _NEAR = 0.1  # of the way from the base policy's risk to the budget: close enough to count as met
 
@@ -60,7 +61,7 @@ def find_all(rows: Sequence[Row], *, judge_in_scorer_units: bool = False) -> lis
         found += () if judge_in_scorer_units else _fall(row, base)
         found += _against_mean(row, rows)
         found += _only_by_scorers(row, base)
-        found += _refusals(row, base)
+        found += [f for metric in METRICS for f in _different(row, base, metric)]
     return found
 
 
@@ -69,14 +70,14 @@ def decoded_policy(row: Row) -> str:
     return str(row.get("policy") or str(row["name"]).partition("+")[0])
 
 
-def compare(row: Row, other: Row, key: str, *, metrics: str = "metrics") -> int | None:
+def compare(row: Row, other: Row, key: str, *, metrics: MetricsKey = "metrics") -> int | None:
     """1 where the row's interval is above the other's, −1 below, 0 overlapping, None unknown."""
     ours, theirs = _interval(row, key, metrics), _interval(other, key, metrics)
     if ours is None or theirs is None:
         return None
-    if ours[1] > theirs[2]:
+    if ours.lower > theirs.upper:
         return 1
-    return -1 if ours[2] < theirs[1] else 0
+    return -1 if ours.upper < theirs.lower else 0
 
 
 def _finding(verdict: Verdict, row: Row, rest: str) -> Finding:
@@ -115,7 +116,7 @@ def _price(row: Row, own: Row) -> str:
     ours, theirs = (to_number(r.get("tokens_per_answer")) for r in (row, own))
     price = "an unknown number of tokens"
     if not math.isnan(ours):
-        price = f"{ours:.0f} tokens an answer"
+        price = f"{ours:.0f} tokens per answer"
     if ours > 0 and theirs > 0:
         price += f" instead of {theirs:.0f} ({ours / theirs:.1f}×)"
     withheld = to_number(row.get("abstained_rate"))
@@ -125,26 +126,25 @@ def _price(row: Row, own: Row) -> str:
 def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:
     """Whether the row meets its own budget, and what is missing as a share of the way there."""
     budget, key = to_number(row.get("budget")), budget_metric(row)
-    metrics = "metrics" if by_judge else "scorer_metrics"
+    metrics: MetricsKey = "metrics" if by_judge else "scorer_metrics"
     risk = None if key is None else _interval(row, key, metrics)
     if key is None or risk is None or not math.isfinite(budget):
         return
-    estimate, lower, upper = risk
     who = "the judge" if by_judge else "the training scorers"
-    shown = f"{_metric_name(key)} by {who} {_show(row, key, metrics)}, budget {budget:.3g}"
-    if upper <= budget:
+    shown = f"{heading_of(key)} by {who} {_show(row, key, metrics)}, budget {budget:.3g}"
+    if risk.upper <= budget:
         yield _finding("good", row, f" meets its budget, interval included ({shown}).")
-    elif estimate <= budget:
+    elif risk.estimate <= budget:
         yield _finding("note", row, f" meets its budget by the estimate only ({shown}).")
     else:
-        verdict: Verdict = "bad" if lower > budget else "open"
-        what = "breaks its budget" if lower > budget else "is above its budget by the estimate"
+        verdict: Verdict = "bad" if risk.lower > budget else "open"
+        what = "breaks its budget" if risk.lower > budget else "is above its budget by the estimate"
         start = _interval(base, key, metrics)
-        if start is not None and start[0] - budget > _NOTHING:
-            share = (estimate - budget) / (start[0] - budget)
+        if start is not None and start.estimate - budget > _NOTHING:
+            share = (risk.estimate - budget) / (start.estimate - budget)
             shown += f"; {share:.0%} of the way from {base['name']} to the budget is missing"
             if share <= _NEAR:
-                verdict, what = "note", "all but meets its budget"
+                verdict, what = "note", "nearly meets its budget"
         yield _finding(verdict, row, f" {what} ({shown}).")
 
 
@@ -163,17 +163,22 @@ def _fall(row: Row, base: Row) -> Iterator[Finding]:
         _interval(base, key, "metrics"),
         _interval(row, key, "metrics"),
     )
-    if start is None or judged_start is None or judged is None or start[0] - budget <= _NOTHING:
-        return  # nothing to speak of was asked for
-    asked, fall = start[0] - budget, judged_start[0] - judged[0]
-    least = fall - math.hypot(judged_start[0] - judged_start[1], judged[2] - judged[0])
-    most = fall + math.hypot(judged_start[2] - judged_start[0], judged[0] - judged[1])
+    if start is None or judged_start is None or judged is None:
+        return
+    asked, fall = start.estimate - budget, judged_start.estimate - judged.estimate
+    if asked <= _NOTHING:
+        return
+    # MOVER: the distance from the estimate to each end is joined as if the two were independent.
+    start_below, start_above = _arms(judged_start)
+    below, above = _arms(judged)
+    least = fall - math.hypot(start_below, above)
+    most = fall + math.hypot(start_above, below)
     near = fall >= (1 - _NEAR) * asked and least > 0
     verdict: Verdict = "good" if near else "open" if most >= asked else "bad"
     yield _finding(
         verdict,
         row,
-        f": by the judge {_metric_name(key)} fell by {fall:.2f} [{least:.2f}, {most:.2f}] from"
+        f": by the judge {heading_of(key)} fell by {fall:.2f} [{least:.2f}, {most:.2f}] from"
         f" {base['name']}'s; its budget asked for {asked:.2f}.",
     )
 
@@ -188,7 +193,7 @@ def _against_mean(row: Row, rows: Sequence[Row]) -> Iterator[Finding]:
     yield _finding(
         _tail_verdict(change),
         row,
-        f": {_metric_name(key)} is {_relation(change)} that of {mean['name']}"
+        f": {heading_of(key)} is {_relation(change)} that of {mean['name']}"
         f" ({_both(row, mean, key)}).",
     )
 
@@ -199,7 +204,7 @@ def budget_metric(row: Row) -> str | None:
     if measure == "mean":
         return "cost"
     tail_mass = to_number(row.get("tail_mass"))
-    return f"cvar_{tail_mass:g}" if measure == "cvar" and not math.isnan(tail_mass) else None
+    return cvar_key(tail_mass) if measure == "cvar" and not math.isnan(tail_mass) else None
 
 
 def _only_by_scorers(row: Row, base: Row) -> Iterator[Finding]:
@@ -215,28 +220,30 @@ def _only_by_scorers(row: Row, base: Row) -> Iterator[Finding]:
         )
 
 
-def _refusals(row: Row, base: Row) -> Iterator[Finding]:
-    change = compare(row, base, "benign_refusals")
+def _different(row: Row, base: Row, metric: Metric) -> Iterator[Finding]:
+    """Whether a metric for which larger is worse differs from the base policy's."""
+    change = compare(row, base, metric.key) if metric.if_above else None
     if change:
-        shown = _both(row, base, "benign_refusals", is_rate=True)
-        yield _finding(
-            "bad" if change > 0 else "good",
-            row,
-            f" refuses {'more' if change > 0 else 'fewer'} benign prompts than {base['name']} ({shown}).",
-        )
+        shown = _both(row, base, metric.key, is_rate=metric.is_rate)
+        what = metric.if_above if change > 0 else metric.if_below
+        yield _finding("bad" if change > 0 else "good", row, f" {what} {base['name']} ({shown}).")
 
 
-def _interval(row: Row, key: str, metrics: str) -> tuple[float, float, float] | None:
-    found = metric_of(row, key, metrics)
-    if found is None:
-        return None
-    estimate, lower, upper = (to_number(found.get(k)) for k in ("estimate", "lower", "upper"))
-    return None if math.isnan(lower) or math.isnan(upper) else (estimate, lower, upper)
+def _interval(row: Row, key: str, metrics: MetricsKey) -> Interval | None:
+    """The interval, if both of its ends are known: only then can it be compared."""
+    found = interval_of(row, key, metrics)
+    unknown = found is None or math.isnan(found.lower) or math.isnan(found.upper)
+    return None if unknown else found
+
+
+def _arms(interval: Interval) -> tuple[float, float]:
+    """How far the interval reaches below and above its estimate."""
+    return interval.estimate - interval.lower, interval.upper - interval.estimate
 
 
 def _relation(change: int | None) -> str:
-    words = {1: "above", -1: "below", 0: "not told apart from"}
-    return "not known against" if change is None else words[change]
+    words = {1: "above", -1: "below", 0: "not distinguishable from"}
+    return "not comparable with" if change is None else words[change]
 
 
 def _both(row: Row, other: Row, key: str, *, is_rate: bool = False) -> str:
@@ -244,9 +251,5 @@ def _both(row: Row, other: Row, key: str, *, is_rate: bool = False) -> str:
     return f"{ours} against {theirs}"
 
 
-def _show(row: Row, key: str, metrics: str, *, is_rate: bool = False) -> str:
-    return str(format_interval(metric_of(row, key, metrics), is_rate=is_rate))
-
-
-def _metric_name(key: str) -> str:
-    return "mean cost" if key == "cost" else f"CVaR{key.removeprefix('cvar_').removeprefix('0')}"
+def _show(row: Row, key: str, metrics: MetricsKey, *, is_rate: bool = False) -> str:
+    return str(format_interval(interval_of(row, key, metrics), is_rate=is_rate))

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jinja2
 
-from tailguard.artifacts import write_json
+from tailguard.artifacts import Json, write_json
+from tailguard.evaluation.metrics import TABLE_METRICS
+from tailguard.evaluation.record import Record, Row
 from tailguard.evaluation.report.figures import Drawn, draw_figures
 from tailguard.evaluation.report.findings import find_all
-from tailguard.evaluation.report.table import METRIC_COLUMNS, NOTHING, TOKENS_HEADING, table_cells
+from tailguard.evaluation.report.table import NOTHING, TOKENS_HEADING, Cell, table_cells
 
 REPORT_NAME = "report.html"
 NUMBERS_NAME = "report.json"
 _TEMPLATE_NAME = "report.html.jinja"
 _MARKS = {"good": "Better", "bad": "Worse", "open": "Open", "note": "Note"}
-
-Record = Mapping[str, Any]
 
 
 def write_report(record: Record, directory: Path) -> Path:
@@ -31,23 +31,12 @@ def write_report(record: Record, directory: Path) -> Path:
     the record, with ``findings`` added: the sentences that its intervals support.
 
     Args:
-        record: any of these may be missing:
-            ``title``; ``settings``, shown as a table; ``judge`` with its ``name`` (and
-            ``in_scorer_units``, true where budgets may be held against the judge's costs);
-            ``rows``, a policy or decoder each: ``name``, ``kind`` (base, trained or guided),
-            ``metrics`` by the judge and ``scorer_metrics`` by the training scorers (metric key →
-            estimate, lower, upper; keys ``reward``, ``cost``, ``cvar_0.1``, ``unsafe_rate``,
-            ``benign_refusals``), ``tokens_per_answer``, ``forward_passes``, ``abstained_rate``,
-            ``target`` (text), ``measure``, ``tail_mass``, ``budget``, ``policy`` (what a guided
-            one decodes from);
-            ``costs``, name → [answers]; ``frontier``, points with ``tail_mass``, ``risk``,
-            ``reward`` and ``effective_sample_size``; ``curves``, policy → a mapping a step;
-            ``examples``, each a ``prompt`` and ``answers``; ``certificates``; ``regret``.
+        record: any part of it may be missing.
         directory: made if it is not there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    rows: Sequence[Record] = record.get("rows") or ()
-    judge: Record = record.get("judge") or {}
+    rows = record.get("rows") or ()
+    judge = record.get("judge") or {}
     findings = find_all(rows, judge_in_scorer_units=bool(judge.get("in_scorer_units")))
     figures = draw_figures(record)
     for figure in figures:
@@ -57,7 +46,7 @@ def write_report(record: Record, directory: Path) -> Path:
         title=record.get("title") or "Evaluation",
         judge=judge.get("name") or "an independent judge",
         num_prompts=record.get("num_prompts"),
-        headings=[column.heading for column in METRIC_COLUMNS] + [TOKENS_HEADING],
+        headings=[metric.heading for metric in TABLE_METRICS] + [TOKENS_HEADING],
         rows=rows,
         tables=_tables(rows),
         findings=findings,
@@ -76,6 +65,8 @@ def write_report(record: Record, directory: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
+    # Answers are unedited and may hold markup: everything is escaped, and a name that the template
+    # misspells is an error rather than an empty cell.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -84,7 +75,7 @@ def _template() -> jinja2.Template:
     return environment.from_string(source)
 
 
-def _tables(rows: Sequence[Record]) -> list[tuple[str, list[tuple[Record, list[Any]]]]]:
+def _tables(rows: Sequence[Row]) -> list[tuple[str, list[tuple[Row, list[Cell]]]]]:
     """By whom, and for each row its cells; the training scorers' only where there are any."""
     judged = [(row, list(table_cells(row).values())) for row in rows]
     tables = [("judge", judged)]
@@ -98,23 +89,23 @@ def _data_address(figure: Drawn) -> str:
     return "data:image/png;base64," + base64.b64encode(figure.png).decode("ascii")
 
 
-def _columns(entries: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+def _columns(entries: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
     """Headings and lines of a table that holds everything in the entries."""
     flat = [dict(_flatten(entry)) for entry in entries]
     headings = list(dict.fromkeys(key for entry in flat for key in entry))
     return headings, [[entry.get(key, NOTHING) for key in headings] for entry in flat]
 
 
-def _flatten(value: Record, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted key and text of everything in nested mappings."""
     for key, part in value.items():
         if isinstance(part, Mapping) and part:
-            yield from _flatten(cast(Record, part), f"{prefix}{key}.")
+            yield from _flatten(cast("Mapping[str, Json]", part), f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", _shown(part)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     """A value as text: numbers to four digits, no None."""
     if value is None or value == "":
         return NOTHING
@@ -123,5 +114,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return "∞" if value == float("inf") else f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_shown, cast("Sequence[Any]", value))) or NOTHING
+        return ", ".join(map(_shown, cast("Sequence[Json]", value))) or NOTHING
     return "∞" if value == "inf" else str(value)

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from tailguard.evaluation.intervals import Interval
+from tailguard.evaluation.metrics import TABLE_METRICS
+from tailguard.evaluation.record import MetricsKey, Row, interval_of, to_number
 
 NOTHING = "–"
-
-
-class Column(NamedTuple):
-    """A column of the table: its heading, the metric's key, and whether it is a share."""
-
-    heading: str
-    key: str
-    is_rate: bool = False
-
-
-METRIC_COLUMNS = (
-    Column("reward", "reward"),
-    Column("mean cost", "cost"),
-    Column("CVaR.1", "cvar_0.1"),
-    Column("CVaR.05", "cvar_0.05"),
-    Column("unsafe rate", "unsafe_rate", is_rate=True),
-    Column("refusals on benign", "benign_refusals", is_rate=True),
-)
-TOKENS_HEADING = "tokens an answer"
+TOKENS_HEADING = "tokens per answer"
 
 
 class Cell(NamedTuple):
@@ -38,17 +24,14 @@ class Cell(NamedTuple):
         return f"{self.estimate} {self.interval}".rstrip()
 
 
-def table_rows(
-    rows: Sequence[Mapping[str, Any]], *, metrics: str = "metrics"
-) -> list[dict[str, str]]:
-    """One line a policy or decoder: heading → ``estimate [lower, upper]``.
+def table_rows(rows: Sequence[Row], *, metrics: MetricsKey = "metrics") -> list[dict[str, str]]:
+    """One line per policy or decoder: heading → ``estimate [lower, upper]``.
 
     Two decimals, or as many more as show the interval's width; rates as per cent with one.
 
     Args:
-        rows: of an evaluation record: ``name``, ``tokens_per_answer`` and, under ``metrics``,
-            metric key → estimate, lower and upper. What is missing is shown as a dash.
-        metrics: the key that the metrics stand under; ``scorer_metrics`` for the training scorers.
+        rows: of an evaluation record; what is missing is shown as a dash.
+        metrics: by the judge, or ``scorer_metrics`` for those by the training scorers.
     """
     return [
         {"policy": str(row["name"])}
@@ -57,28 +40,30 @@ def table_rows(
     ]
 
 
-def table_cells(row: Mapping[str, Any], *, metrics: str = "metrics") -> dict[str, Cell]:
+def table_cells(row: Row, *, metrics: MetricsKey = "metrics") -> dict[str, Cell]:
     """The cells of one row by heading, without its name."""
     cells = {
-        column.heading: format_interval(metric_of(row, column.key, metrics), is_rate=column.is_rate)
-        for column in METRIC_COLUMNS
+        metric.heading: format_interval(
+            interval_of(row, metric.key, metrics), is_rate=metric.is_rate
+        )
+        for metric in TABLE_METRICS
     }
     tokens = to_number(row.get("tokens_per_answer"))
     cells[TOKENS_HEADING] = Cell(_decimal(tokens, 0 if abs(tokens) >= 100 else 1), "")
     return cells
 
 
-def format_interval(value: Any, *, is_rate: bool = False) -> Cell:
+def format_interval(interval: Interval | None, *, is_rate: bool = False) -> Cell:
     """An estimate and its interval as text; rates as per cent."""
-    if value is None:
+    if interval is None:
         return Cell(NOTHING, "")
-    estimate, lower, upper = (to_number(value.get(k)) for k in ("estimate", "lower", "upper"))
     scale = 100.0 if is_rate else 1.0
-    estimate, lower, upper = estimate * scale, lower * scale, upper * scale
+    lower, upper = interval.lower * scale, interval.upper * scale
     places = _places(upper - lower, usual=1 if is_rate else 2)
     ends = f"[{_decimal(lower, places)}, {_decimal(upper, places)}]"
     known = not (math.isnan(lower) and math.isnan(upper))
-    return Cell(_decimal(estimate, places) + ("%" if is_rate else ""), ends if known else "")
+    estimate = _decimal(interval.estimate * scale, places)
+    return Cell(estimate + ("%" if is_rate else ""), ends if known else "")
 
 
 def markdown_table(lines: Sequence[Mapping[str, str]]) -> str:
@@ -89,17 +74,6 @@ def markdown_table(lines: Sequence[Mapping[str, str]]) -> str:
     rule = [":---", *("---:" for _ in headings[1:])]
     body = [[line[heading] for heading in headings] for line in lines]
     return "".join(f"| {' | '.join(map(_escape, cells))} |\n" for cells in (headings, rule, *body))
-
-
-def metric_of(row: Mapping[str, Any], key: str, metrics: str = "metrics") -> Any:
-    """The estimate and interval of one metric of a row; None where the row has none."""
-    found: Mapping[str, Any] = row.get(metrics) or {}
-    return found.get(key)
-
-
-def to_number(value: Any) -> float:
-    """A float from what JSON may hold for one: ``"inf"`` and None (NaN) too."""
-    return math.nan if value is None else float(value)
 
 
 def _places(width: float, usual: int) -> int:

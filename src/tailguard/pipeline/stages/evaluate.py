@@ -18,15 +18,15 @@ from tailguard.data.table import write_table
 from tailguard.decoding import CalibratedProfile
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
-from tailguard.evaluation.metrics import TailMetrics, tail_metrics
-from tailguard.evaluation.rates import rate_interval
+from tailguard.evaluation.judges import Judge
+from tailguard.evaluation.metrics import measure_answers
 from tailguard.pipeline.decoder_artifact import (
     DECODER_NAME,
     DecoderFile,
     guided_names,
     load_decoder,
 )
-from tailguard.pipeline.judges import Judge, build_judge, require_judge
+from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
@@ -86,7 +86,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 def _build(work: Work) -> dict[str, Any]:
     asked = _asked(work)
-    judge = require_judge(build_judge(work))
+    judge = build_judge(work)
     _, targets = read_plan(work.parents["plan"])
     profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
     plain = ["base", *(target.name for target in targets)]
@@ -208,33 +208,22 @@ def _row(
 ) -> tuple[dict[str, Any], np.ndarray]:
     keep, given, scored = asked.in_sample, answered.answers, answered.scores
     reward, cost = judge.score(asked.prompts, given.texts)
+    # One generator for both: the training scorers' resamples follow the judge's.
     generator = work.numpy_generator("intervals")
-    judged = tail_metrics(reward[keep], cost[keep], generator=generator)
-    trained_on = tail_metrics(scored["reward"][keep], scored["cost"][keep], generator=generator)
     refused = np.array([judge.is_refusal(text) for text in given.texts]) | given.abstained
+    judged = measure_answers(
+        reward[keep], cost[keep], generator=generator, refused_benign=refused[asked.benign]
+    )
+    trained_on = measure_answers(scored["reward"][keep], scored["cost"][keep], generator=generator)
     row: dict[str, Any] = {
         "name": name,
-        "metrics": _flat(judged),
-        "scorer_metrics": _flat(trained_on),
+        "metrics": {key: asdict(interval) for key, interval in judged.items()},
+        "scorer_metrics": {key: asdict(interval) for key, interval in trained_on.items()},
         "tokens_per_answer": float(given.num_tokens[keep].mean()),
         "forward_passes": float(given.num_passes[keep].mean()),
         "abstained_rate": float(given.abstained[keep].mean()),
     }
-    if asked.benign.any():
-        benign = refused[asked.benign]
-        row["metrics"]["benign_refusals"] = asdict(rate_interval(int(benign.sum()), benign.size))
     return row, cost[keep]
-
-
-def _flat(metrics: TailMetrics) -> dict[str, Any]:
-    """Metric name → interval."""
-    return {
-        "reward": asdict(metrics.reward_mean),
-        "cost": asdict(metrics.cost_mean),
-        "unsafe_rate": asdict(metrics.unsafe_rate),
-        **{f"cvar_{a:g}": asdict(interval) for a, interval in metrics.cvar.items()},
-        **{f"var_{a:g}": asdict(interval) for a, interval in metrics.value_at_risk.items()},
-    }
 
 
 def _described(

@@ -1,11 +1,13 @@
 """What is said of planted intervals."""
 
+from typing import Any
+
 import pytest
 
 from tailguard.evaluation.report.findings import budget_metric, compare, find_all
 
 
-def row(name, kind="trained", *, tail=(1.0, 0.9, 1.1), reward=(0.0, -0.1, 0.1), **more):
+def row(name, kind="trained", *, tail=(1.0, 0.9, 1.1), reward=(0.0, -0.1, 0.1), **more) -> Any:
     def interval(ends):
         return dict(zip(("estimate", "lower", "upper"), ends, strict=True))
 
@@ -31,11 +33,11 @@ def texts(rows, **settings):
     ("tail", "verdict", "relation"),
     [
         ((2.0, 1.11, 3.0), "bad", "above base's"),
-        ((2.0, 1.1, 3.0), "open", "not told apart from base's"),  # touching ends overlap
-        ((0.5, 0.3, 0.9), "open", "not told apart from base's"),
+        ((2.0, 1.1, 3.0), "open", "not distinguishable from base's"),  # touching ends overlap
+        ((0.5, 0.3, 0.9), "open", "not distinguishable from base's"),
         ((0.5, 0.3, 0.89), "good", "below base's"),
         ((2.0, 1.2, "inf"), "bad", "above base's"),
-        ((2.0, None, None), "open", "not known against base's"),
+        ((2.0, None, None), "open", "not comparable with base's"),
     ],
 )
 def test_tail_against_base(tail, verdict, relation):
@@ -68,9 +70,9 @@ def test_guidance_is_compared_with_the_policy_it_decodes_from():
     assert found.verdict == "good"
     assert "below that of p sampled plainly (0.20 [0.10, 0.30] against 0.50" in found.text
     assert (
-        "at 100 tokens an answer instead of 25 (4.0×), withholding 5.0% of answers." in found.text
+        "at 100 tokens per answer instead of 25 (4.0×), withholding 5.0% of answers." in found.text
     )
-    named = {**guided, "name": "other", "policy": "p"}
+    named: Any = {**guided, "name": "other", "policy": "p"}
     assert "below that of p sampled" in find_all([BASE, own, named])[-1].text
     assert "below that of base sampled" in find_all([BASE, guided])[-1].text
 
@@ -80,7 +82,7 @@ def test_guidance_is_compared_with_the_policy_it_decodes_from():
     [
         ((0.3, 0.2, 0.5), "good", "p meets its budget, interval included"),
         ((0.3, 0.2, 0.6), "note", "p meets its budget by the estimate only"),
-        ((0.55, 0.4, 0.6), "note", "p all but meets its budget"),
+        ((0.55, 0.4, 0.6), "note", "p nearly meets its budget"),
         ((0.62, 0.45, 0.7), "open", "p is above its budget by the estimate"),
         ((0.8, 0.6, 1.0), "bad", "p breaks its budget"),
     ],

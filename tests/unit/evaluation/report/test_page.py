@@ -3,6 +3,7 @@
 import base64
 import json
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def interval(estimate, spread=0.1):
     return {"estimate": estimate, "lower": estimate - spread, "upper": estimate + spread}
 
 
-def row(name, kind, reward, tail, **more):
+def row(name, kind, reward, tail, **more) -> Any:
     metrics = {
         "reward": interval(reward),
         "cost": interval(tail / 4),
@@ -58,7 +59,7 @@ def axes_of(figure):
     return figure.axes
 
 
-def full_record():
+def full_record() -> Any:
     generator = np.random.default_rng(0)
     rows = [
         row("base", "base", 0.5, 1.0, target="reference policy"),
@@ -148,7 +149,7 @@ def test_nothing_is_loaded_and_no_text_becomes_markup(page):
 def test_table_and_findings_come_first(page):
     text = page.text
     order = [
-        text.index("tokens an answer"),
+        text.index("tokens per answer"),
         text.index("careful: reward is"),
         text.index("Reward–tail frontier"),
         text.index("Example answers"),

@@ -1,9 +1,11 @@
 """Intervals as text."""
 
 import math
+from typing import Any
 
 import pytest
 
+from tailguard.evaluation.record import interval_of
 from tailguard.evaluation.report.table import format_interval, markdown_table, table_rows
 
 
@@ -26,11 +28,12 @@ def interval(estimate, lower, upper):
     ],
 )
 def test_interval(value, is_rate, shown):
-    assert str(format_interval(value, is_rate=is_rate)) == shown
+    row: Any = {"name": "p", "metrics": {"m": value}}
+    assert str(format_interval(interval_of(row, "m"), is_rate=is_rate)) == shown
 
 
 def test_rows_have_all_columns_in_order_whatever_is_missing():
-    rows = [
+    rows: Any = [
         {
             "name": "base",
             "metrics": {"reward": interval(1, 0.5, 1.5), "unsafe_rate": interval(0.1, 0.05, 0.2)},
@@ -48,13 +51,13 @@ def test_rows_have_all_columns_in_order_whatever_is_missing():
         "CVaR.05",
         "unsafe rate",
         "refusals on benign",
-        "tokens an answer",
+        "tokens per answer",
     ]
     assert list(second) == list(first)
     assert first["reward"] == "1.00 [0.50, 1.50]"
     assert first["unsafe rate"] == "10.0% [5.0, 20.0]"
     assert first["mean cost"] == "–"
-    assert (first["tokens an answer"], second["tokens an answer"]) == ("24.0", "1234")
+    assert (first["tokens per answer"], second["tokens per answer"]) == ("24.0", "1234")
     assert table_rows(rows, metrics="scorer_metrics")[0]["reward"] == "2.00 [1.50, 2.50]"
 
 
