@@ -39,9 +39,10 @@ def fenced_blocks() -> list[Block]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        for match in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.M | re.S):
             line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(str(page.relative_to(ROOT)), line, match[1], match[2]))
+            inside = match[3].replace(f"\n{match[1]}", "\n").removeprefix(match[1])
+            found.append(Block(str(page.relative_to(ROOT)), line, match[2], inside))
     return found
 
 
@@ -55,7 +56,7 @@ def prose() -> dict[str, str]:
     """Page → its text without fenced blocks."""
     return {
         str(page.relative_to(ROOT)): re.sub(
-            r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+            r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
         )
         for page in PAGES
     }
