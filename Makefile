@@ -28,7 +28,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-glob='*.md' docs README.md
+	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-glob='*.md' docs README.md CONTRIBUTING.md
 	$(BIN)/mkdocs build --strict --quiet
 
 # Renew the lock from the bounds in pyproject.toml (held.txt says what is held back, and why), and

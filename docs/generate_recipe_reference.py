@@ -36,10 +36,10 @@ HEAD = """\
 <!-- Written by docs/generate_recipe_reference.py; change the schema, not this page. -->
 # Recipes
 
-A recipe is a YAML file that says everything a run is made from. Every key has a default, so the
-empty file is a recipe: the sandbox assistant at its default sizes, as far as `plan`. `train` needs
-something to train (`plan.targets` or `plan.num_members`), and what comes after it decoders to build
-(`values.guided`); what a stage needs is asked for before the first one runs.
+A recipe is a YAML file with all the settings of a run. Every key has a default, so an empty file is a
+recipe: the sandbox assistant at its default sizes, up to `plan`. `train` needs something to train
+(`plan.targets` or `plan.num_members`), and the stages after it need decoders to build (`values.guided`).
+Whatever a stage needs is checked before the first stage runs.
 
 ```yaml
 name: first
@@ -53,13 +53,13 @@ values:
     - {policy: cvar-10, tail_mass: 0.1, reduction: 0.6}
 ```
 
-`--set bank.num_samples=64` overrides a key on the command line, `--set
-plan.targets.0.reduction=0.3` one inside a list; the last one counts. A path that starts with
-`.` or `~`, or that holds a `/` and is there, is relative to the recipe's folder; other model names
-are looked up on the hub.
+On the command line, `--set bank.num_samples=64` overrides a key and `--set
+plan.targets.0.reduction=0.3` a key inside a list; of several for the same key, the last one counts. The
+name of a model is a path relative to the recipe's folder if it starts with `.` or `~`, or if it contains
+a `/` and exists there; any other name is looked up on the hub.
 
-Values are checked strictly: `'64'` is no number, `yes` is no count, infinity is no budget, and a
-key may stand only once. What is wrong is named with its line:
+Values are checked strictly: `'64'` is not a number, `yes` is not a count, infinity is not a budget, and
+no key may appear twice. An error gives the line:
 
 ```pycon
 >>> from pathlib import Path

@@ -75,7 +75,7 @@ def distil(
     Args:
         base: checkpoint of the policy the bank was sampled from.
         prompts: [prompts].
-        responses: the bank's answers, [prompts][samples].
+        responses: the bank's answers, ``[prompts][samples]``.
         weights: [prompts, samples]; rows sum to 1, as `Solution.weights`.
         out: folder for the adapter; written last.
         finished: [prompts, samples], which answers ended by themselves; those end with the end token, the others
