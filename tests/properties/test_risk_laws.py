@@ -13,6 +13,7 @@ from tailguard.risk import (
     Entropic,
     Mean,
     MeanCVaR,
+    MonotoneMeanVariance,
     RiskMeasure,
     Spectral,
     betting_upper_bound,
@@ -41,6 +42,7 @@ measures: st.SearchStrategy[Callable[[], RiskMeasure]] = st.one_of(
     st.builds(partial, st.just(MeanCVaR), tail_masses, st.floats(0, 1)),
     st.builds(partial, st.just(Entropic), st.floats(0.01, 2), st.just(100.0)),
     st.builds(partial, st.just(mixture), tail_masses, tail_masses, st.floats(0, 1)),
+    st.builds(partial, st.just(MonotoneMeanVariance), st.floats(0.001, 100)),
 )
 
 

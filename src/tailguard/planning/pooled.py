@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from tailguard.planning.curve import DualCurve
 from tailguard.planning.tilt import Matrix, Tilt, sample_penalty
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure
+from tailguard.risk import RiskMeasure
 
 CurveKey = tuple[RiskMeasure | None, float]
 _FIRST_INTERVALS = 24
@@ -62,34 +62,35 @@ class Form:
 
     Attributes:
         measure: ρ with one threshold.
-        scale: λ = scale × the multiplier of a.
-        slope: κ, the most by which φ_ν falls as ν rises by one.
-        atomic: whether some minimiser of E φ_ν is always among the costs.
+        tail_mass: α where the penalty is nothing but a hinge; None for any other law.
     """
 
     measure: RiskMeasure
-    scale: float
-    slope: float
-    atomic: bool
+    tail_mass: float | None
 
-    def key(self, threshold: float) -> tuple[RiskMeasure | None, float]:
+    @property
+    def scale(self) -> float:
+        """λ = scale × the multiplier of a."""
+        return 1.0 if self.tail_mass is None else self.tail_mass
+
+    def key(self, threshold: float) -> CurveKey:
         """What may share a curve: all CVaRs at one threshold, or the same measure."""
-        return (None if isinstance(self.measure, CVaR) else self.measure), threshold
+        return (self.measure if self.tail_mass is None else None), threshold
 
     def penalty(self, tilt: Tilt, threshold: float) -> Matrix:
         """a_ν of every sample, averaged over raters."""
-        if isinstance(self.measure, CVaR):
+        if self.tail_mass is not None:
             return tilt.bank.average_raters(np.maximum(tilt.bank.cost - threshold, 0.0))
         return sample_penalty(tilt.bank, self.measure, threshold)
 
     def margin(self, threshold: float, budget: float, width: float = 0.0) -> float:
         """The right-hand side at ν; with a width, one that holds for all of [ν − width, ν].
 
-        There φ ≥ φ_ν − κ·width, so every policy that meets the budget with some threshold of the
-        interval has E a_ν within the widened margin.
+        φ rises by at most κ as ν rises by one, so φ ≥ φ_ν − κ·width on the interval, and every
+        policy that meets the budget with one of its thresholds has E a_ν within the widened margin.
         """
-        offset = threshold if isinstance(self.measure, CVaR) else 0.0
-        return self.scale * (budget - offset + self.slope * width)
+        offset = 0.0 if self.tail_mass is None else threshold
+        return self.scale * (budget - offset + float(self.measure.slopes[0]) * width)
 
 
 @dataclass
@@ -120,7 +121,7 @@ class PooledSearch:
             tolerance: how far the bound may lie above the value.
         """
         form = as_form(measure)
-        only = sufficient_threshold(measure, budget, float(self._atoms[0]))
+        only = measure.sufficient_threshold(budget, float(self._atoms[0]))
         if only is not None:
             return self._finish(form, budget, _Incumbent(threshold=only))
         best = _Incumbent()
@@ -155,7 +156,7 @@ class PooledSearch:
         """Bound the interval, and try its upper end as a threshold."""
         first, last = interval
         threshold = float(candidates[last])
-        below = first if form.atomic else max(first - 1, 0)
+        below = first if form.measure.minimiser_is_a_cost else max(first - 1, 0)
         wide = form.margin(threshold, budget, threshold - float(candidates[below]))
         curve = self._curve(form, threshold)
         guess = self._guess or self.tilt.kl_coef / self.spread
@@ -209,7 +210,7 @@ class PooledSearch:
 
     def _candidates(self, form: Form) -> Float64[np.ndarray, "candidates"]:
         """Ascending thresholds: the costs, or a fine grid where the minimiser may lie between."""
-        if form.atomic:
+        if form.measure.minimiser_is_a_cost:
             return self._atoms
         first, last = float(self._atoms[0]), float(self._atoms[-1])
         return np.linspace(first, last, _SMOOTH_CANDIDATES)
@@ -225,21 +226,5 @@ class PooledSearch:
 
 def as_form(measure: RiskMeasure) -> Form:
     """The form of a measure with one threshold."""
-    if isinstance(measure, CVaR):
-        return Form(measure, scale=measure.tail_mass, slope=1.0, atomic=True)
-    if isinstance(measure, MeanCVaR):
-        return Form(measure, scale=1.0, slope=measure.weight, atomic=True)
-    return Form(measure, scale=1.0, slope=1.0, atomic=False)
-
-
-def sufficient_threshold(measure: RiskMeasure, budget: float, smallest_cost: float) -> float | None:
-    """The one ν at which E φ_ν ≤ d says the same as ρ ≤ d, for measures that have such.
-
-    The mean's penalty has no threshold, and the tail of α = 1 begins at the smallest cost. Entropic
-    risk is at most d where E e^{θ(C−d)} ≤ 1, which is E φ_d ≤ d. All are linear in the policy, so
-    the feasible set is convex.
-    """
-    if isinstance(measure, Entropic):
-        return budget
-    whole = isinstance(measure, CVaR | MeanCVaR) and measure.tail_mass == 1.0
-    return smallest_cost if whole or isinstance(measure, Mean) else None
+    weight, tail_mass = measure.hinge or (0.0, None)
+    return Form(measure, tail_mass if weight == 1.0 else None)

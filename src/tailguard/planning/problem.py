@@ -8,10 +8,10 @@ from jaxtyping import Float64
 
 from tailguard.errors import InputError
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.reachable import Reachable, row_thresholds, smallest_reachable
+from tailguard.planning.reachable import Reachable, smallest_reachable
 from tailguard.planning.solution import Solution
 from tailguard.planning.tilt import Matrix, Threshold, Tilt, sample_penalty
-from tailguard.risk import CVaR, MeanCVaR, RiskMeasure, Spectral
+from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import RiskLimit
 
 TOLERANCE = 1e-4  # of the span: how far a search may leave the bound above the value
@@ -70,7 +70,7 @@ class Problem:
         """The ν at which a policy's E φ_ν is its risk; without weights, of the free policy."""
         mass = self.bank.row_weights(self.tilt.free_weights if weights is None else weights)
         if constraint.scope == "per_prompt":
-            return row_thresholds(constraint.measure, self.bank.row_costs(), mass)
+            return constraint.measure.threshold_rows(self.bank.row_costs(), mass)
         return constraint.measure.minimiser(self.bank.row_costs().ravel(), mass.ravel())
 
     def report(
@@ -143,15 +143,8 @@ class Problem:
 
 def _tail_samples(constraint: RiskLimit, size: Float64[np.ndarray, "prompts"]) -> float:
     """Effective samples in the thinnest tail: α times those of a prompt, or of the whole bank."""
-    measure = constraint.measure
-    if isinstance(measure, Spectral):
-        used = zip(measure.tail_masses, measure.weights, strict=True)
-        tail_mass = min(mass for mass, weight in used if weight > 0)
-    elif isinstance(measure, CVaR | MeanCVaR):
-        tail_mass = measure.tail_mass
-    else:
-        return math.inf
-    if tail_mass == 1.0:
+    tail_mass = constraint.measure.smallest_tail
+    if tail_mass == 1.0:  # every cost counts alike, so there is no tail to be thin
         return math.inf
     pooled = len(size) ** 2 / float((1.0 / size).sum())
     return tail_mass * (pooled if constraint.scope == "pooled" else float(size.mean()))

@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int
 
 from tailguard.planning.bank import SampleBank
 from tailguard.planning.tilt import Threshold, same_threshold, sample_penalty
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskMeasure, Spectral, var_rows
+from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import Scope
 
 _STARTS = 128
@@ -37,21 +37,6 @@ def smallest_reachable(bank: SampleBank, measure: RiskMeasure, scope: Scope) -> 
     return _pooled_with_raters(bank, measure)
 
 
-def row_thresholds(
-    measure: RiskMeasure,
-    costs: Float64[np.ndarray, "rows n"],
-    weights: Float64[np.ndarray, "rows n"],
-) -> Float64[np.ndarray, "rows *k"]:
-    """The minimiser of E φ_ν for each row, [rows], or [rows, K] for a spectral measure."""
-    if isinstance(measure, Spectral):
-        return np.stack([var_rows(costs, weights, a) for a in measure.tail_masses], axis=-1)
-    if isinstance(measure, CVaR | MeanCVaR):
-        return var_rows(costs, weights, measure.tail_mass)
-    if isinstance(measure, Mean | Entropic):  # each its own minimiser
-        return measure.value_rows(costs, weights)
-    return np.array([measure.minimiser(c, w) for c, w in zip(costs, weights, strict=True)])
-
-
 def _cheapest_samples(
     measure: RiskMeasure, scope: Scope, cheapest: Float64[np.ndarray, "prompts"]
 ) -> Reachable:
@@ -61,7 +46,7 @@ def _cheapest_samples(
             float(measure.value_rows(cheapest, uniform)), measure.minimiser(cheapest, uniform)
         )
     rows = cheapest[:, None]
-    return Reachable(float(cheapest.mean()), row_thresholds(measure, rows, np.ones_like(rows)))
+    return Reachable(float(cheapest.mean()), measure.threshold_rows(rows, np.ones_like(rows)))
 
 
 def _cheapest_by_raters(
@@ -72,7 +57,7 @@ def _cheapest_by_raters(
     index = np.arange(bank.num_prompts)
     costs = bank.cost[index, chosen]
     weights = np.broadcast_to(rater_weight, costs.shape)
-    return Reachable(float(risk[index, chosen].mean()), row_thresholds(measure, costs, weights))
+    return Reachable(float(risk[index, chosen].mean()), measure.threshold_rows(costs, weights))
 
 
 def _pooled_with_raters(bank: SampleBank, measure: RiskMeasure) -> Reachable:

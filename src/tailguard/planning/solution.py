@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.planning.bank import to_float64
 from tailguard.planning.tilt import Threshold
-from tailguard.risk import Spectral
 from tailguard.risk.limit import RiskLimit
 
 FEW_SAMPLES = 10.0
@@ -161,8 +160,7 @@ def _align(
 ) -> Threshold:
     """The threshold, shaped to broadcast against the cost."""
     nu = np.asarray(threshold)
-    vector = isinstance(constraint.measure, Spectral)
-    if nu.ndim == vector:
+    if nu.ndim == len(constraint.measure.threshold_shape):
         return nu
     if prompts is not None:
         nu = nu[np.asarray(prompts)]

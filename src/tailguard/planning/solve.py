@@ -7,12 +7,12 @@ import numpy as np
 
 from tailguard.errors import InputError
 from tailguard.planning.bank import SampleBank
-from tailguard.planning.joint.plan import plan_jointly, plan_spectral
+from tailguard.planning.joint.plan import plan_jointly, plan_vector
 from tailguard.planning.per_prompt.search import PromptSearch
 from tailguard.planning.pooled import PooledSearch
 from tailguard.planning.problem import TOLERANCE, Problem
 from tailguard.planning.solution import Solution
-from tailguard.risk import CVaR, Entropic, RiskMeasure, Spectral
+from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import RiskLimit
 
 
@@ -37,8 +37,7 @@ class Planner:
     def solve_one(self, constraint: RiskLimit) -> Solution:
         """The best tilt under one constraint."""
         bench, measure, budget = self.bench, constraint.measure, constraint.budget
-        if isinstance(measure, Entropic):
-            measure.penalty(bench.bank.cost.max(), 0.0)  # refuses costs above the declared bound
+        measure.require_costs(bench.bank.cost)
         reached = bench.reached(constraint)
         if bench.risk(constraint, bench.tilt.free_weights) <= budget:
             threshold, value = bench.threshold(constraint), bench.tilt.free_value
@@ -50,8 +49,8 @@ class Planner:
             found = self._prompt_search(measure).search(
                 budget, np.asarray(reached.threshold), tolerance
             )
-        elif isinstance(measure, Spectral):
-            return self._solve_spectral(constraint, measure)
+        elif measure.threshold_shape:
+            return self._solve_vector(constraint)
         else:
             starts = [float(reached.threshold), *self._starts.get(measure, [])]
             found = self.pooled.search(measure, budget, starts, tolerance)
@@ -79,12 +78,12 @@ class Planner:
         solved = {i: self.solve_one(wanted[i]) for i in order}
         return [solved[i] for i in range(len(wanted))]
 
-    def _solve_spectral(self, constraint: RiskLimit, measure: Spectral) -> Solution:
-        """A pooled mixture; its risk is at least the CVaR of its widest tail, which gives a bound."""
-        used = zip(measure.tail_masses, measure.weights, strict=True)
-        widest = CVaR(max(tail_mass for tail_mass, weight in used if weight > 0))
-        relaxed = self.solve_one(RiskLimit(widest, constraint.budget))
-        return plan_spectral(self.bench, constraint, relaxed.dual_bound)
+    def _solve_vector(self, constraint: RiskLimit) -> Solution:
+        """A pooled mixture; where a measure with one threshold is nowhere larger, that gives a bound."""
+        relaxation, known = constraint.measure.relaxation(), self.bench.tilt.free_value
+        if relaxation is not None:
+            known = self.solve_one(RiskLimit(relaxation, constraint.budget)).dual_bound
+        return plan_vector(self.bench, constraint, known)
 
     def _prompt_search(self, measure: RiskMeasure) -> PromptSearch:
         if measure not in self._searches:
@@ -113,7 +112,7 @@ def solve(
         where no policy on the bank meets the budget.
 
     Raises:
-        InputError: kl_coef is not positive, or a cost passes the bound an entropic measure declares.
+        InputError: kl_coef is not positive, or a cost lies outside what the measure was declared for.
     """
     planner = Planner(bank, kl_coef)
     if isinstance(constraint, RiskLimit):

@@ -1,12 +1,13 @@
 """Exponential tilts of the reference policy on a bank, and the moments every dual needs."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
 from tailguard.planning.bank import SampleBank
-from tailguard.risk import Mean, RiskMeasure, Spectral
+from tailguard.risk import RiskMeasure
 
 Matrix = Float64[np.ndarray, "prompts samples"]
 Threshold = float | Float64[np.ndarray, "..."]
@@ -106,13 +107,13 @@ class Tilt:
 
 
 def num_thresholds(measure: RiskMeasure) -> int:
-    """How many ν the measure has: one, or one a CVaR for a spectral mixture."""
-    return len(measure.tail_masses) if isinstance(measure, Spectral) else 1
+    """How many ν the measure has: one, or the length of its vector."""
+    return math.prod(measure.threshold_shape)
 
 
 def same_threshold(measure: RiskMeasure, level: float) -> Threshold:
-    """One level as the measure's threshold: repeated for each CVaR of a spectral mixture."""
-    return np.full(num_thresholds(measure), level) if isinstance(measure, Spectral) else level
+    """One level as the measure's threshold: repeated where thresholds form a vector."""
+    return np.full(measure.threshold_shape, level) if measure.threshold_shape else level
 
 
 def sample_penalty(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Matrix:
@@ -121,15 +122,11 @@ def sample_penalty(bank: SampleBank, measure: RiskMeasure, threshold: Threshold)
     Args:
         bank: the samples.
         measure: ρ.
-        threshold: ν: a number ([K] for a spectral measure), or one a prompt, [prompts] ([prompts, K]).
+        threshold: ν of the measure's own shape, or one per prompt with the prompts' axis in front.
     """
     nu = np.asarray(threshold)
-    vector = isinstance(measure, Spectral)
-    if (
-        nu.ndim == 1 + vector
-    ):  # one a prompt: the prompts' axis stays in front, then samples, raters
+    if nu.ndim == 1 + len(measure.threshold_shape):
+        # One per prompt: the prompts' axis stays in front, then samples and raters.
         extra = (1,) * (bank.cost.ndim - 1)
         nu = nu.reshape(nu.shape[0], *extra, *nu.shape[1:])
-    if isinstance(measure, Mean):
-        return bank.average_raters(bank.cost)
     return bank.average_raters(measure.penalty(bank.cost, nu))

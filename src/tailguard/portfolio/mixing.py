@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int
 from tailguard.errors import InputError
 from tailguard.planning import SampleBank
 from tailguard.portfolio.profile import Profile
-from tailguard.risk import CVaR, RiskMeasure
+from tailguard.risk import RiskMeasure
 
 MixWeights = Mapping[int, float]  # member → weight; members left out have none
 
@@ -121,15 +121,15 @@ class _SortedLaw:
 
     def risk(self, measure: RiskMeasure) -> tuple[float, float]:
         """The risk, and the standard error over prompts of E φ_ν at its own ν."""
-        if not isinstance(measure, CVaR):
+        weight, tail_mass = measure.hinge or (0.0, 1.0)
+        if weight != 1.0:
             threshold = measure.minimiser(self._costs, self._mass)
             penalty = measure.penalty(self._costs, threshold) * self._mass
             risk = float(measure.value_rows(self._costs, self._mass))
             return risk, self._error(self._prompt, penalty)
-        alpha = measure.tail_mass
-        edge = min(int(np.searchsorted(self._reached, alpha)), len(self._costs) - 1)
+        edge = min(int(np.searchsorted(self._reached, tail_mass)), len(self._costs) - 1)
         threshold = float(self._costs[edge])
-        excess = (self._costs[:edge] - threshold) * (self._mass[:edge] / alpha)
+        excess = (self._costs[:edge] - threshold) * (self._mass[:edge] / tail_mass)
         return threshold + float(excess.sum()), self._error(self._prompt[:edge], excess)
 
     def _error(self, prompt: Int[np.ndarray, "k"], parts: Float64[np.ndarray, "k"]) -> float:

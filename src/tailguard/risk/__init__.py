@@ -12,6 +12,7 @@ from tailguard.risk.entropic import Entropic
 from tailguard.risk.limit import RiskLimit, Scope
 from tailguard.risk.mean import Mean
 from tailguard.risk.mean_cvar import MeanCVaR
+from tailguard.risk.mean_variance import MonotoneMeanVariance
 from tailguard.risk.measure import RiskMeasure
 from tailguard.risk.spectral import Spectral
 from tailguard.risk.tail import cvar_curve, cvar_rows, var_rows
@@ -22,6 +23,7 @@ __all__ = [
     "Entropic",
     "Mean",
     "MeanCVaR",
+    "MonotoneMeanVariance",
     "RiskLimit",
     "RiskMeasure",
     "Scope",

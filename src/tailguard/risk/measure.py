@@ -103,6 +103,14 @@ class RiskMeasure(ABC):
         """(κ, α) where φ_ν(c) = (1 − κ)c + κ(ν + max(c − ν, 0)/α); None for any other law."""
         return None
 
+    @property
+    def threshold_order(self) -> tuple[int, ...]:
+        """Positions along which a minimiser's thresholds never fall; empty where none is known.
+
+        Searches over a vector of thresholds leave out boxes in which they would.
+        """
+        return ()
+
     def sufficient_threshold(self, budget: float, smallest_cost: float) -> float | None:
         """The one ν, if any, at which E φ_ν ≤ d says the same as ρ ≤ d for every law of cost.
 

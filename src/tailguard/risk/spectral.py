@@ -109,6 +109,11 @@ class Spectral(RiskMeasure):
         """Each VaR is."""
         return True
 
+    @property
+    def threshold_order(self) -> tuple[int, ...]:
+        """From the widest tail to the thinnest: VaR does not fall as the tail gets thinner."""
+        return tuple(np.argsort(-np.asarray(self.tail_masses), kind="stable").tolist())
+
     def relaxation(self) -> CVaR:
         """The CVaR of the widest tail that has a weight: no CVaR of a thinner one is smaller."""
         return CVaR(max(self._used))

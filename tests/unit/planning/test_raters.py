@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailguard.planning import RiskConstraint, SampleBank, solve
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, MonotoneMeanVariance, Spectral
 
 KL_COEF = 0.3
 MEASURES = [
@@ -13,6 +13,7 @@ MEASURES = [
     MeanCVaR(0.2, 0.5),
     Entropic(0.4, 60.0),
     Spectral((0.1, 0.5), (0.5, 0.5)),
+    MonotoneMeanVariance(0.4),
 ]
 
 

@@ -17,6 +17,7 @@ from tailguard.risk import (
     Entropic,
     Mean,
     MeanCVaR,
+    MonotoneMeanVariance,
     RiskMeasure,
     SmallTailWarning,
     Spectral,
@@ -32,6 +33,7 @@ MEASURES: list[RiskMeasure] = [
     MeanCVaR(0.2, 0.5),
     Entropic(0.7, 50.0),
     Spectral([0.1, 0.5, 1], [0.2, 0.3, 0.5]),
+    MonotoneMeanVariance(0.6),
 ]
 
 

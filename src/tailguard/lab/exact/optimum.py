@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from tailguard.errors import InfeasibleError
 from tailguard.lab.exact.enumeration import ExactOutcome, exact_outcome
 from tailguard.lab.exact.world import ExactWorld
-from tailguard.risk import Mean, RiskMeasure
+from tailguard.risk import RiskMeasure
 
 _THRESHOLDS_AT_ONCE = 1024
 _NUMBERS_AT_ONCE = 1 << 22
@@ -47,14 +47,14 @@ def exact_optimum(
 
     For each threshold ν, π ∝ π_ref·exp((r − λφ_ν(c))/β) with the least λ ≥ 0 at which
     E φ_ν ≤ d, by bisection; the best ν is kept. The minimiser of any CVaR is one of the costs, so
-    trying every cost is exact for CVaR and MeanCVaR. Worlds with more than 1,024 costs are searched
-    by zooming in on the best of evenly ranked ones, which could miss a second peak. For Entropic, whose minimiser
-    need not be a cost, the result is as fine as the costs are.
+    trying every cost is exact for hinge penalties. Worlds with more than 1,024 costs are searched
+    by zooming in on the best of evenly ranked ones, which could miss a second peak. Where the
+    minimiser need not be a cost, as for Entropic, the result is as fine as the costs are.
 
     Args:
         world: with the truth.
         reference: log π_ref.
-        measure: ρ; its threshold must be one number (no Spectral).
+        measure: ρ; its threshold must be one number (not a vector).
         budget: d.
         kl_coef: β > 0.
 
@@ -87,7 +87,7 @@ def _search(
     kl_coef: float,
 ) -> tuple[float, float]:
     """The best threshold among the costs and its multiplier, zooming in where costs are many."""
-    costs = np.array([0.0]) if isinstance(measure, Mean) else np.unique(world.cost)
+    costs = np.unique(world.cost) if measure.slopes.any() else np.array([0.0])  # φ may ignore ν
     zoom = max(16, min(_THRESHOLDS_AT_ONCE, _NUMBERS_AT_ONCE // world.cost.size))
     first, last = 0, costs.size - 1
     while True:

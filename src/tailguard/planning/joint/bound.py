@@ -7,21 +7,12 @@ from jaxtyping import Float64, Int
 
 from tailguard.planning.joint.dual import Vector
 from tailguard.planning.joint.search import BestJoint, JointSearch, Thresholds
-from tailguard.planning.per_prompt.boxes import slopes_of
 from tailguard.planning.tilt import Threshold, num_thresholds
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
-from tailguard.risk.limit import RiskLimit
 
 _WORK = 3_000_000  # samples × boxes to spend
 _MOST_BOXES = 250
 
 Corner = Int[np.ndarray, "parts"]
-
-
-def can_branch(constraint: RiskLimit) -> bool:
-    """Whether the constraint's thresholds are known to lie among the costs, or to be fixed."""
-    known = isinstance(constraint.measure, CVaR | MeanCVaR | Spectral | Mean | Entropic)
-    return constraint.scope == "pooled" and known
 
 
 class VectorBound:
@@ -38,7 +29,7 @@ class VectorBound:
         """Nothing is evaluated yet.
 
         Args:
-            search: the problem; all of its constraints can branch.
+            search: the problem, all of whose constraints can branch (`JointSearch.can_branch`).
             atoms: the distinct costs, ascending.
             best: the best plan so far, which is improved in place.
         """
@@ -46,9 +37,9 @@ class VectorBound:
         owner: list[int] = []
         slopes: list[float] = []
         for number, asked in enumerate(search.constraints):
-            if not isinstance(asked.measure, Entropic | Mean):
+            if search.fixed[number] is None:
                 owner += [number] * num_thresholds(asked.measure)
-                slopes += slopes_of(asked.measure).tolist()
+                slopes += asked.measure.slopes.tolist()
         self._owner, self._slopes = np.array(owner, dtype=np.int64), np.array(slopes)
 
     def bound(self, known: float, tolerance: float) -> float:
@@ -98,14 +89,15 @@ class VectorBound:
         return bound
 
     def _thresholds(self, corner: Corner) -> Thresholds:
-        """The corner as thresholds of the constraints; fixed ones at their budget."""
+        """The corner as thresholds of the constraints, fixed ones in their places."""
         found: list[Threshold] = []
         for number, asked in enumerate(self._search.constraints):
-            mine = self._atoms[corner[self._owner == number]]
-            if mine.size == 0:
-                found.append(float(asked.budget))
+            fixed = self._search.fixed[number]
+            if fixed is None:
+                mine = self._atoms[corner[self._owner == number]]
+                found.append(mine if asked.measure.threshold_shape else float(mine[0]))
             else:
-                found.append(mine if isinstance(asked.measure, Spectral) else float(mine[0]))
+                found.append(fixed)
         return tuple(found)
 
     def _weights(self) -> Vector:
@@ -117,10 +109,10 @@ class VectorBound:
         return self._slopes * np.maximum(price[self._owner], floor)
 
     def _ordered(self, low: Corner, high: Corner) -> bool:
-        """Whether the box holds thresholds that do not fall as the tail gets thinner."""
+        """Whether the box holds thresholds in an order that a minimiser's can have."""
         for number, asked in enumerate(self._search.constraints):
-            if isinstance(asked.measure, Spectral):
-                order = np.argsort(-np.asarray(asked.measure.tail_masses), kind="stable")
+            order = list(asked.measure.threshold_order)
+            if order:
                 bottom, top = low[self._owner == number][order], high[self._owner == number][order]
                 if (np.maximum.accumulate(bottom) > top).any():
                     return False

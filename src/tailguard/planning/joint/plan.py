@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailguard.planning.joint.bound import VectorBound, can_branch
+from tailguard.planning.joint.bound import VectorBound
 from tailguard.planning.joint.feasible import least_excess
 from tailguard.planning.joint.search import BestJoint, JointSearch, Thresholds
 from tailguard.planning.per_prompt.boxes import BoxSearch
@@ -20,18 +20,18 @@ _SCALES = (
 )  # multipliers at which the Lagrangian bound is tried, relative to the plan's
 
 
-def plan_spectral(bench: Problem, constraint: RiskLimit, known: float) -> Solution:
-    """The best tilt under one pooled spectral constraint that can be met.
+def plan_vector(bench: Problem, constraint: RiskLimit, known: float) -> Solution:
+    """The best tilt under one pooled constraint that can be met and whose thresholds form a vector.
 
     Args:
         bench: the bank.
-        constraint: pooled, spectral.
+        constraint: pooled.
         known: a bound on the value.
     """
     search = JointSearch(bench.tilt, (constraint,), bench.span, bench.spread)
     starts = [(bench.reached(constraint).threshold,), (bench.threshold(constraint),)]
     best = search.search(starts)
-    bound = _branch(bench, search, best, known)
+    bound = _branch(bench, search, best, known) if search.can_branch else known
     return _report(bench, search, best, bound, listed=False)
 
 
@@ -68,7 +68,7 @@ def plan_jointly(
         raised = tuple(float(c.budget + max(amount, 0.0)) for c in constraints)
         return bench.infeasible(constraints, raised, listed=True)
     known = min(solution.dual_bound for solution in alone)
-    if all(can_branch(c) for c in constraints):
+    if search.can_branch:
         bound = _branch(bench, search, best, known)
     else:
         bound = min(known, _lagrangian(bench, search, best))

@@ -8,13 +8,12 @@ and branch and bound on boxes of thresholds (``vector_bound``) or the Lagrangian
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from tailguard.planning.joint.dual import JointDual, JointPoint, Vector
-from tailguard.planning.reachable import row_thresholds
 from tailguard.planning.tilt import Matrix, Threshold, Tilt, num_thresholds, sample_penalty
-from tailguard.risk import Entropic, Mean, Spectral
 from tailguard.risk.limit import RiskLimit
 
 Thresholds = tuple[Threshold, ...]
@@ -51,6 +50,23 @@ class JointSearch:
     def budgets(self) -> Vector:
         """The limits d_j, with an allowance for rounding."""
         return np.array([c.budget for c in self.constraints]) + _ROUNDING * self.spread
+
+    @cached_property
+    def fixed(self) -> tuple[float | None, ...]:
+        """The sufficient threshold of each pooled constraint that has one; None where ν is searched."""
+        smallest = float(self.tilt.bank.cost.min())
+        return tuple(
+            c.measure.sufficient_threshold(c.budget, smallest) if c.scope == "pooled" else None
+            for c in self.constraints
+        )
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether every threshold is known to lie among the costs, or is fixed."""
+        return all(
+            only is not None or (c.scope == "pooled" and c.measure.minimiser_is_a_cost)
+            for only, c in zip(self.fixed, self.constraints, strict=True)
+        )
 
     def search(self, starts: Sequence[Thresholds]) -> BestJoint:
         """Climb from every start, then try each pooled threshold on a grid."""
@@ -95,16 +111,15 @@ class JointSearch:
         found: list[Threshold] = []
         for constraint in self.constraints:
             if constraint.scope == "per_prompt":
-                found.append(row_thresholds(constraint.measure, costs, mass))
+                found.append(constraint.measure.threshold_rows(costs, mass))
             else:
                 found.append(constraint.measure.minimiser(costs.ravel(), mass.ravel()))
         return self.settle(tuple(found))
 
     def settle(self, thresholds: Thresholds) -> Thresholds:
-        """Pooled entropic thresholds are set to the budget, which suffices for every policy."""
+        """The thresholds, with those that suffice for every policy in their places."""
         return tuple(
-            asked.budget if isinstance(asked.measure, Entropic) and asked.scope == "pooled" else nu
-            for asked, nu in zip(self.constraints, thresholds, strict=True)
+            nu if only is None else only for only, nu in zip(self.fixed, thresholds, strict=True)
         )
 
     def penalties(self, thresholds: Thresholds) -> list[Matrix]:
@@ -135,13 +150,13 @@ class JointSearch:
         return [
             (number, part)
             for number, asked in enumerate(self.constraints)
-            if asked.scope == "pooled" and not isinstance(asked.measure, Entropic | Mean)
+            if asked.scope == "pooled" and self.fixed[number] is None
             for part in range(num_thresholds(asked.measure))
         ]
 
     def _replace(self, thresholds: Thresholds, number: int, part: int, level: float) -> Thresholds:
         changed = level
-        if isinstance(self.constraints[number].measure, Spectral):
+        if self.constraints[number].measure.threshold_shape:
             changed = np.array(thresholds[number], dtype=np.float64)
             changed[part] = level
         return (*thresholds[:number], changed, *thresholds[number + 1 :])

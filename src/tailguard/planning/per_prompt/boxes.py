@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from tailguard.planning.tilt import Tilt, num_thresholds
-from tailguard.risk import Mean, MeanCVaR, RiskMeasure, Spectral
+from tailguard.risk import RiskMeasure
 
 _CHUNK = 2_000_000  # sample costs held at once
 _MAX_ROUNDS = 40
@@ -30,8 +30,9 @@ class PromptBest:
 class BoxSearch:
     """max over ν ∈ R^K of β·log E_ref exp((r − Σ_j λ_j φ_{ν_j}(c))/β), prompt by prompt.
 
-    Any measures, raters or not. A box of thresholds is bounded by the value at its upper corner plus
-    λκ times its width, because φ falls by at most κ as ν rises by one. Boxes that cannot beat the
+    Any measures, raters or not. φ rises by at most κ as ν rises by one, so within a box it is at
+    least its value at the upper corner less κ times the width, and the log-partition at most its
+    value there plus λκ times the width. Boxes that cannot beat the
     best are dropped, the others halved, until the bound is within the tolerance or the allowance of
     boxes is used up; the bound holds either way.
     """
@@ -61,7 +62,7 @@ class BoxSearch:
             boxes_a_prompt: mean allowance of evaluations.
         """
         slopes = np.concatenate(
-            [lam * slopes_of(m) for lam, m in zip(multipliers, self._measures, strict=True)]
+            [lam * m.slopes for lam, m in zip(multipliers, self._measures, strict=True)]
         )
         prompts = np.arange(self._tilt.bank.num_prompts)
         found = self._high.copy() if start is None else start.copy()
@@ -117,19 +118,10 @@ class BoxSearch:
         begin = 0
         for measure, size, multiplier in zip(self._measures, self._sizes, multipliers, strict=True):
             nu = thresholds[:, begin : begin + size]
-            shape = (*nu.shape[:1], *extra, *((size,) if isinstance(measure, Spectral) else ()))
+            shape = (*nu.shape[:1], *extra, *measure.threshold_shape)
             total += multiplier * measure.penalty(cost, nu.reshape(shape))
             begin += size
         return self._tilt.bank.average_raters(total)
-
-
-def slopes_of(measure: RiskMeasure) -> Float64[np.ndarray, "k"]:
-    """The most by which φ falls as each of its thresholds rises by one."""
-    if isinstance(measure, Spectral):
-        return np.asarray(measure.weights)
-    if isinstance(measure, MeanCVaR):
-        return np.array([measure.weight])
-    return np.array([0.0 if isinstance(measure, Mean) else 1.0])
 
 
 def _raise(

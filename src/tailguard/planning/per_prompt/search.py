@@ -17,9 +17,8 @@ from tailguard.planning.curve import DualCurve
 from tailguard.planning.per_prompt.boxes import BoxSearch
 from tailguard.planning.per_prompt.exchange import Exchange, PromptThresholds
 from tailguard.planning.per_prompt.sorted_scan import SortedScan
-from tailguard.planning.reachable import row_thresholds
 from tailguard.planning.tilt import Tilt, sample_penalty
-from tailguard.risk import CVaR, MeanCVaR, RiskMeasure, Spectral
+from tailguard.risk import RiskMeasure
 
 _MAX_STEPS = 60
 _WORTH = 1e-4  # of the span: a duality gap worth closing
@@ -67,8 +66,8 @@ class PromptSearch:
 
     def __post_init__(self) -> None:
         measure, self._scan = self.measure, None
-        if isinstance(measure, CVaR | MeanCVaR) and self.tilt.bank.rater_weight is None:
-            self._scan = SortedScan(self.tilt, measure)
+        if measure.hinge is not None and self.tilt.bank.rater_weight is None:
+            self._scan = SortedScan(self.tilt, measure.hinge)
         self._boxes = BoxSearch(self.tilt, (measure,))
         self._exchange = Exchange(
             self.tilt, measure, self._best_thresholds, self.span / self.spread
@@ -150,8 +149,8 @@ class PromptSearch:
         near = min(self._points, key=lambda p: abs(p.multiplier - multiplier), default=None)
         start = None if near is None else near.threshold.reshape(len(near.threshold), -1)
         found = self._boxes.best(np.array([multiplier]), tolerance, start)
-        vector = isinstance(self.measure, Spectral)
-        return found.bound, found.thresholds if vector else found.thresholds[:, 0]
+        shape = (len(found.thresholds), *self.measure.threshold_shape)
+        return found.bound, found.thresholds.reshape(shape)
 
     def _climb(
         self, threshold: PromptThresholds, budget: float, guess: float, best: FoundByPrompt
@@ -169,5 +168,5 @@ class PromptSearch:
             if last > best.value:
                 best = FoundByPrompt(threshold, point.multiplier, last, best.bound)
             weights, _ = self.tilt.weights(point.multiplier * penalty)
-            threshold = row_thresholds(self.measure, bank.row_costs(), bank.row_weights(weights))
+            threshold = self.measure.threshold_rows(bank.row_costs(), bank.row_weights(weights))
         return best

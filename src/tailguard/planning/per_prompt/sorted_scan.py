@@ -4,11 +4,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from tailguard.planning.tilt import Matrix, Tilt
-from tailguard.risk import CVaR, MeanCVaR
 
 
 class SortedScan:
-    """max_ν β·log E_ref exp((r − λφ_ν(c))/β) of each prompt, for CVaR and mean–CVaR without raters.
+    """max_ν β·log E_ref exp((r − λφ_ν(c))/β) of each prompt, for hinge penalties without raters.
 
     The best ν is one of the prompt's costs. With costs ascending, the mass at ν splits into the
     samples up to ν, which feel no hinge, and those above, whose tilt factors into one that does
@@ -16,21 +15,25 @@ class SortedScan:
     for the price of two passes.
     """
 
-    def __init__(self, tilt: Tilt, measure: CVaR | MeanCVaR) -> None:
-        """Sort the costs once."""
+    def __init__(self, tilt: Tilt, hinge: tuple[float, float]) -> None:
+        """Sort the costs once.
+
+        Args:
+            tilt: the tilt by the reward alone.
+            hinge: (κ, α) of φ_ν(c) = (1 − κ)c + κ(ν + max(c − ν, 0)/α).
+        """
         order = np.argsort(tilt.bank.cost, axis=1, kind="stable")
         self._cost: Matrix = np.take_along_axis(tilt.bank.cost, order, axis=1)
         self._base: Matrix = np.take_along_axis(tilt.base, order, axis=1)
         self._kl_coef = tilt.kl_coef
-        self._measure = measure
-        self._share = measure.weight if isinstance(measure, MeanCVaR) else 1.0
+        self._share, self._tail_mass = hinge
 
     def best(
         self, multiplier: float
     ) -> tuple[Float64[np.ndarray, "prompts"], Float64[np.ndarray, "prompts"]]:
         """The maximum of each prompt, and the ν that attains it."""
         rate = multiplier * self._share / self._kl_coef
-        steep = rate / self._measure.tail_mass
+        steep = rate / self._tail_mass
         below = self._base - (multiplier / self._kl_coef - rate) * self._cost
         above = below - steep * self._cost
         below = np.logaddexp.accumulate(below, axis=1)

@@ -103,7 +103,7 @@ def test_scan_and_boxes_find_the_best_of_all_thresholds(draw, measure, multiplie
     for x, j in np.ndindex(5, 12):
         phi = measure.penalty(cost[x], cost[x, j])
         values[x, j] = KL_COEF * np.log(np.exp((reward[x] - multiplier * phi) / KL_COEF).mean())
-    top, threshold = SortedScan(tilt, measure).best(multiplier)
+    top, threshold = SortedScan(tilt, measure.hinge).best(multiplier)
     assert top == pytest.approx(values.max(axis=1), rel=1e-9)
     assert threshold == pytest.approx(cost[np.arange(5), values.argmax(axis=1)])
     found = BoxSearch(tilt, (measure,)).best(np.array([multiplier]), 1e-4)
