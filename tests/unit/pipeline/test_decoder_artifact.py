@@ -20,6 +20,7 @@ from tailguard.pipeline.scorer_artifact import SOURCES_NAME
 from tailguard.pipeline.sources import adapter_hash, model_hashes
 from tailguard.pipeline.stage import Work, silent
 from tailguard.pipeline.stages.calibrate import _guided_policy
+from tailguard.risk import CVaR, RiskLimit
 from tailguard.training.adapters import open_adapter, save_adapter
 from tailguard.values.process_heads import ProcessHeads
 
@@ -71,10 +72,10 @@ def decoder(models, tmp_path) -> Path:
 
 def _profile(policy: str) -> CalibratedProfile:
     setting = DecodingSetting(
+        limit=RiskLimit(CVaR(0.1), 1.0),
         policy=policy,
         multiplier=1.0,
         threshold=0.0,
-        tail_mass=0.1,
         pessimism=0.0,
         acceptance_level=100.0,
         max_candidates=2,
@@ -83,7 +84,7 @@ def _profile(policy: str) -> CalibratedProfile:
         temperature=1.0,
         fallback="no",
     )
-    return CalibratedProfile("cvar", 0.1, 1.0, setting)
+    return CalibratedProfile(setting)
 
 
 def seal_again(directory: Path) -> None:

@@ -13,6 +13,7 @@ from tailguard.decoding import DecodingSetting
 from tailguard.decoding.answer import draft_answers
 from tailguard.decoding.guidance import Candidate, GuidedResponse
 from tailguard.errors import InputError, ScoreError
+from tailguard.risk import CVaR, RiskLimit
 from tailguard.scorers.pair_metrics import pair_metrics
 from tailguard.scorers.pessimism import (
     PessimisticCost,
@@ -25,10 +26,10 @@ from tailguard.training.on_policy import combine_members
 
 MEMBERS = np.array([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0], [-1e3, 0.5, 7.0]])
 SETTING = DecodingSetting(
+    limit=RiskLimit(CVaR(0.1), 0.0),
     policy="base",
     multiplier=1.0,
     threshold=0.0,
-    tail_mass=0.1,
     pessimism=1.0,
     acceptance_level=0.0,
     max_candidates=1,
