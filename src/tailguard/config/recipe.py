@@ -28,11 +28,11 @@ class PolicySection(Section):
     """The reference policy and how it is sampled.
 
     Attributes:
-        model: folder or hub name of a causal LM; ``sandbox`` is the one that ships with us.
-        max_new_tokens: longest answer.
-        temperature: sampling temperature; the reference law π_ref is the model at this one.
+        model: folder or hub name of a causal LM; ``sandbox`` is the one inside this package.
+        max_new_tokens: the most tokens in an answer.
+        temperature: of sampling; the reference law π_ref is the model at this temperature.
             Policies are trained at 1 only.
-        trust_remote_code: run code that comes with the model, as far as ``plan``: such models are
+        trust_remote_code: run code that comes with the model, up to ``plan``: such models are
             not trained.
     """
 
@@ -70,19 +70,20 @@ class FileData(Section):
     Attributes:
         source: ``files``.
         root: folder that the names below are relative to; itself relative to the recipe.
-        reward_pairs: files of pairs by helpfulness: to fit the scorer on, where none is published,
-            and for ``evaluate`` always, whose judge is fitted on a share of them.
-        cost_pairs: files of pairs by harm, likewise.
-        judge_fraction: share of prompts whose pairs the scorers never see: the judge's.
-        num_judge_pairs: at most so many pairs of a kind for the judge.
-        prompts: prompts to bank, train, calibrate and certify on. Those that also stand in a
-            pair or are evaluated on are set aside.
-        num_prompts: how many of them to bank and train on.
-        num_calibration: how many of them to choose acceptance levels on.
-        num_certification: how many of them to certify on.
-        evaluation_prompts: files of prompts to evaluate on; pairs on them teach nobody.
-        benign_prompts: files of prompts that deserve an answer; refusals are counted there. A
-            name may end in ``?field=value``, which keeps the rows that say so.
+        reward_pairs: files of pairs by helpfulness: to fit the scorer on unless it is published,
+            and, in every case, to fit the judge of ``evaluate`` on a share of them.
+        cost_pairs: the same for pairs by harm.
+        judge_fraction: share of prompts whose pairs only the judge is fitted on, no scorer.
+        num_judge_pairs: the most pairs of each kind for the judge.
+        prompts: files of prompts for the bank, training, calibration and certificates. Prompts
+            that are also in a pair or used for evaluation are left out.
+        num_prompts: how many of them are for the bank and for training.
+        num_calibration: how many of them acceptance levels are chosen on.
+        num_certification: how many of them certificates are computed on.
+        evaluation_prompts: files of prompts to evaluate on; pairs on these prompts are excluded
+            from all fitting.
+        benign_prompts: files of prompts that deserve an answer; refusals are counted on them. A
+            name may end in ``?field=value``, which keeps only rows with that value.
     """
 
     source: Literal["files"]
@@ -109,14 +110,15 @@ class ScorerSection(Section):
         num_heads: members of the ensemble.
         num_epochs: passes over the pairs.
         learning_rate: of the backbone.
-        num_trained_layers: train only the last so many layers of the backbone; null for all.
-        batch_size: pairs a step.
-        max_tokens: longest prompt and answer together.
-        num_pairs: at most so many pairs a scorer.
-        sign_weight: weight of the safe/unsafe signs beside the comparisons of cost. Signs fix the
-            zero; where comparisons follow Bradley–Terry in units of cost, a small weight keeps
+        num_trained_layers: how many layers of the backbone, counted from the last, are trained;
+            null for all.
+        batch_size: pairs per step.
+        max_tokens: the most tokens of prompt and answer together.
+        num_pairs: the most pairs for each scorer.
+        sign_weight: weight of the safe/unsafe signs relative to the comparisons of cost. Signs fix
+            the zero; where comparisons follow Bradley–Terry in units of cost, a small weight keeps
             those units.
-        pessimism: the cost used everywhere is the ensemble's mean + pessimism · its spread.
+        pessimism: κ; the cost used everywhere is the ensemble's mean + κ · its spread.
         cost_bound: declared largest cost; scores are clipped there. Certificates need it.
     """
 
@@ -139,7 +141,7 @@ class BankSection(Section):
     """How many answers are sampled for planning.
 
     Attributes:
-        num_samples: answers a prompt.
+        num_samples: answers per prompt.
         batch_size: answers sampled at once.
     """
 
@@ -152,8 +154,8 @@ class LimitSection(Section):
 
     Attributes:
         measure: ``mean``, ``cvar``, ``mean-cvar``, ``entropic``, ``spectral`` or another of
-            `tailguard.risk.spelling`; parameters stand beside it, or behind the name as in
-            ``spectral:tail_masses=0.05/0.5,weights=0.3/0.7``.
+            ``tailguard.risk.spelling``; its parameters are keys of their own, or follow the name as
+            in ``spectral:tail_masses=0.05/0.5,weights=0.3/0.7``.
         tail_mass: α of CVaR and mean–CVaR.
         weight: κ of mean–CVaR.
         theta: θ of the entropic measure.
@@ -162,7 +164,8 @@ class LimitSection(Section):
             instead.
         reduction: d as the share of the way from that policy's risk (0) down to the smallest risk
             that its bank can reach (1).
-        scope: over what the risk is taken.
+        scope: ``pooled`` is the risk over all prompts and answers together, ``per_prompt`` the
+            mean over prompts of each prompt's own risk.
     """
 
     measure: str = "cvar"
@@ -206,8 +209,9 @@ class Target(LimitSection):
     """One policy to train: maximise reward subject to measure(cost) ≤ budget.
 
     Attributes:
-        name: how tables and folders call it.
-        measure: as in every limit; ``none`` is unconstrained RLHF.
+        name: of the policy, in tables and folders.
+        measure: ``none`` for unconstrained RLHF, or a measure such as ``mean`` or ``cvar``, written as
+            in ``values.guided``.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -233,13 +237,13 @@ class PlanSection(Section):
     """Where on the frontier to look, and what to train.
 
     Attributes:
-        kl_coef: β, the price of a nat of divergence from the reference, in reward units.
-        tail_masses: the α of the frontier.
-        num_budgets: budgets an α, from the reference policy's risk almost down to the smallest
+        kl_coef: β, the price of each nat of divergence from the reference, in reward units.
+        tail_masses: the values of α on the frontier.
+        num_budgets: budgets for each α, from the reference policy's risk almost down to the smallest
             reachable.
         targets: policies to train.
-        num_members: at most so many more targets, ``member-1`` and so on, chosen from the frontier to
-            serve all its profiles.
+        num_members: the most further targets, ``member-1`` and so on, that are chosen from the
+            frontier to serve all its profiles.
     """
 
     kl_coef: Positive = 0.25
@@ -269,11 +273,11 @@ class TrainSection(Section):
     Attributes:
         rank: of the LoRA update.
         distill_epochs: passes over the tilted bank.
-        distill_samples: answers a prompt drawn from the tilt in each pass.
+        distill_samples: answers per prompt drawn from the tilt in each pass.
         distill_learning_rate: of the distillation.
         num_steps: on-policy steps after it; 0 for none.
-        prompts_per_step: prompts a step.
-        num_generations: answers a prompt.
+        prompts_per_step: prompts in each on-policy step.
+        num_generations: answers per prompt in each step.
         learning_rate: of the on-policy steps.
     """
 
@@ -307,8 +311,8 @@ class ValuesSection(Section):
 
     Attributes:
         guided: the decoders to build.
-        num_prompts: prompts to sample each decoding policy's own bank from.
-        num_samples: answers a prompt.
+        num_prompts: prompts for each decoding policy's own bank.
+        num_samples: answers per prompt in it.
         num_members: members of the heads' ensemble.
         num_features: linear features of the hidden state.
         num_epochs: passes over the prefixes.
@@ -326,15 +330,15 @@ class DecodingSection(Section):
     """How guided answers are made.
 
     Attributes:
-        max_candidates: K, candidates a block.
-        block_tokens: L, tokens a block.
+        max_candidates: K, candidates per block.
+        block_tokens: L, tokens per block.
         pessimism: bounds are the ensemble's mean ∓ pessimism · spread; at least that of the
             scorers, so that no certificate bounds less than the cost that budgets are in.
-        fallback: what is said instead of an answer that is not acceptable.
+        fallback: the text served in place of an answer that is not acceptable.
         confidence: of the certificates.
         accept_by: what must meet the budget when acceptance levels are chosen: the expected
-            ``certificate``, or the ``estimate`` of the risk, as where certification prompts are
-            too few to certify it. The certificate is made, and said, either way.
+            ``certificate``, or the ``estimate`` of the risk, for runs with too few certification
+            prompts to certify it. The certificate is made and reported in either case.
     """
 
     max_candidates: Count = 8
@@ -349,7 +353,7 @@ class EvaluateSection(Section):
     """What the report compares.
 
     Attributes:
-        num_prompts: at most so many evaluation prompts; 0 for all.
+        num_prompts: the most evaluation prompts; 0 for all.
         num_examples: example answers shown in the report.
     """
 
