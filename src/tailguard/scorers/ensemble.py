@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.scorer import SequenceClassificationScorer
+from tailguard.scorers.scorer import SequenceClassificationScorer, require_score_layer
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def fit_ensemble(
         InputError: the model has no linear score layer.
     """
     features = PairFeatures.of(scorer, pairs)
-    centre = scorer.model.score.weight.detach()[0]
+    centre = require_score_layer(scorer.model).weight.detach()[0]
     heads = fit_heads(
         features, centre, settings=settings, generator=torch.Generator().manual_seed(seed)
     )

@@ -9,16 +9,17 @@ reads the ensemble's mean.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
-from tailguard.models.policy import render_chat
+from tailguard.models.chat_text import render_chat
+from tailguard.models.library import LanguageModel, Tokenizer, score_layer, special_token_id
 
 
 @runtime_checkable
@@ -47,7 +48,7 @@ def require_finite(scores: np.ndarray, name: str = "scores") -> np.ndarray:
 
 
 def encode_for_scoring(
-    tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
 ) -> list[list[int]]:
     """Token ids as the scorer reads them, at most ``max_tokens`` each.
 
@@ -93,20 +94,21 @@ class SequenceClassificationScorer:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
         *,
         heads: Float[Tensor, "members hidden"] | None = None,
         max_tokens: int | None = None,
         batch_tokens: int = 8192,
     ) -> None:
         require_one_output(model)
-        if tokenizer.pad_token_id is None:
+        pad = special_token_id(tokenizer, "pad")
+        if pad is None:
             raise InputError("tokenizer: has no pad token; set tokenizer.pad_token")
         if heads is not None:
             _require_fitting(model, heads)
             heads = heads.to(device=model.device, dtype=torch.float32)
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        model.config.get_text_config().pad_token_id = pad
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.heads = heads
@@ -138,7 +140,7 @@ class SequenceClassificationScorer:
 
         Pooled as in `pool_last`.
         """
-        _require_score_layer(self.model)
+        require_score_layer(self.model)
         return self._run(prompts, responses, pooled=True)
 
     @torch.inference_mode()
@@ -162,7 +164,9 @@ class SequenceClassificationScorer:
         return out
 
 
-def pool_last(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "n hidden"]:
+def pool_last(
+    model: LanguageModel, input_ids: Tensor, attention_mask: Tensor
+) -> Float[Tensor, "n hidden"]:
     """Final hidden state at each row's last token whose id is not the pad token's.
 
     The rule of transformers' sequence classifiers, so that a head here and ``model.score`` read
@@ -176,7 +180,7 @@ def pool_last(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Float[Te
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
-def require_one_output(model: Any) -> None:
+def require_one_output(model: LanguageModel) -> None:
     """Raise `InputError` unless the model has exactly one output."""
     num_labels = getattr(model.config, "num_labels", None)
     if num_labels != 1:
@@ -196,23 +200,25 @@ def _length_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]
         start += size
 
 
-def _context_length(model: Any, tokenizer: Any) -> int:
+def _context_length(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """The smaller of what the model's positions and the tokenizer allow."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(int(positions or 2048), int(tokenizer.model_max_length))
 
 
-def _require_score_layer(model: Any) -> None:
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+def require_score_layer(model: LanguageModel) -> nn.Linear:
+    """The layer that ensemble heads replace; raises `InputError` where the model has none."""
+    layer = score_layer(model)
+    if layer is None:
         raise InputError(
             f"model: {type(model).__name__} has no linear layer `score`; ensemble heads need a"
             " decoder-style sequence classifier"
         )
+    return layer
 
 
-def _require_fitting(model: Any, heads: Tensor) -> None:
-    _require_score_layer(model)
-    hidden = int(model.score.in_features)
+def _require_fitting(model: LanguageModel, heads: Tensor) -> None:
+    hidden = int(require_score_layer(model).in_features)
     if heads.ndim != 2 or heads.shape[1] != hidden or heads.shape[0] < 1:
         raise InputError(
             f"heads: shape {tuple(heads.shape)}; the model's hidden size needs [members, {hidden}]"

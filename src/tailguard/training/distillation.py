@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.models.library import special_token_id
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
@@ -162,7 +163,8 @@ def _encoder(
     ended: Bool[np.ndarray, "prompts samples"],
 ) -> Callable[[int, int, float], Row]:
     prompt_ids = tokenize_prompts(policy, prompts)
-    end = [policy.tokenizer.eos_token_id]
+    eos = special_token_id(policy.tokenizer, "eos")
+    end = [] if eos is None else [eos]
 
     def encode(x: int, i: int, count: float) -> Row:
         answer = cast(
