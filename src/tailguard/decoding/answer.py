@@ -112,6 +112,7 @@ def draft_answers(
     """
     whole = [g.candidates[0].text if g.candidates else "" for g in guided]
     texts = [_before(text, stop) for text in whole]
+    # A failed prompt has no text, and scorers refuse or misjudge empty ones.
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
     asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
     costs = _score_closed(cost_scorer, asked, given, setting.pessimism)
@@ -155,6 +156,7 @@ def settle_drafts(
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
     bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
+    # All at once by the rule of calibration; see `tailguard.decoding.acceptance`.
     keep = accepted(bounds, setting.acceptance_level)
     withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
@@ -195,6 +197,7 @@ def unscored_answer(fallback: str) -> Answer:
 
 def _before(text: str, stop: Sequence[str]) -> str:
     places = [place for place in map(text.find, stop) if place >= 0]
+    # The earliest stop text decides, whichever was given first.
     return text[: min(places, default=len(text))]
 
 
@@ -215,6 +218,7 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
     )
 
 
+# Not Exception: what is missing here (an interrupt, no memory) must end the process.
 SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 

@@ -151,6 +151,7 @@ class Decoder:
         if measure is not None and budget is not None:
             profile = match_profile(self._profiles, *name_measure(measure), budget)
         setting = profile.setting
+        # The K rows of one prompt must fit in one pass: the winner is forked from that pass.
         if max_candidates is not None and max_candidates > self._batch_size:
             raise InputError(
                 f"max_candidates: {max_candidates}; at most {self._batch_size}, the rows of one"
@@ -163,6 +164,7 @@ class Decoder:
             "top_p": top_p,
             "max_new_tokens": max_new_tokens,
         }
+        # Certificates hold for what was calibrated; any other sampling is served uncertified.
         changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
         certified = profile.covers(profile.budget if budget is None else budget)
         drafts = self.draft(prompts, changed, stop=stop, seed=seed)
@@ -243,6 +245,7 @@ def _require_one_device(name: str, guided: GuidedPolicy) -> None:
     if not isinstance(guided.heads, torch.nn.Module):
         return
     device = as_decoding_policy(guided.policy).members[0].device
+    # Checked when joined: mixed devices would fail inside every answer, and all would be withheld.
     found = {parameter.device for parameter in guided.heads.parameters()} - {device}
     if found:
         raise InputError(
@@ -278,6 +281,7 @@ def _fail_closed(score_prefix: PrefixScorer) -> PrefixScorer:
         except InputError:
             raise
         except SCORER_FAILURES:
+            # NaN scores fail the prompts of this batch alone; the decoder abstains on them.
             unknown = torch.full((hidden.shape[0],), float("nan"), device=hidden.device)
             return PrefixScore(unknown, unknown)
 

@@ -71,6 +71,7 @@ def guide_responses(
     token_rows = tokenize_for(policy, prompts, max_new_tokens)
     result: dict[int, GuidedResponse] = {}
     with inference(policy):
+        # K rows per prompt: the batch holds that many fewer prompts.
         for batch in length_batches(token_rows, max(1, batch_size // guidance.num_candidates)):
             uniform = uniform_draws(
                 [seeds[i] for i in batch], guidance.num_candidates, max_new_tokens
@@ -151,6 +152,7 @@ class _Search:
         num_tokens = frontier.token_ids.shape[2]
         scored = self._guidance.score_prefix is not None
         start = frontier.num_tokens
+        # Without scores there is nothing to choose by, so the answer grows in one go.
         end = min(start + self._guidance.block_tokens, num_tokens) if scored else num_tokens
         advanced = advance(
             rows,
@@ -167,6 +169,7 @@ class _Search:
         scores = (bounds.reward_lower - self._guidance.multiplier * bounds.penalty_upper).view(
             shape
         )
+        # One candidate without a finite score fails its prompt: it may be the harmful one.
         sound = torch.isfinite(scores) & torch.isfinite(advanced.log_probs).view(shape)
         ended = advanced.stopped.view(shape) | (end == num_tokens)
         failed = ~sound.all(dim=1)

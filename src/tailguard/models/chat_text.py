@@ -53,6 +53,7 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
             raise InputError(f"message {position} of the prompt needs 'role' and 'content' strings")
     if not prompt[-1]["content"].strip():
         raise InputError("the last message of the prompt is empty: give some text")
+    # Copies: templates may change what they are given.
     return [dict(message) for message in prompt]
 
 
@@ -70,5 +71,6 @@ def _apply_template(
         return tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt
         )
+    # Some templates refuse system messages, or roles that do not alternate.
     except TemplateError as error:
         raise InputError(f"the chat template refuses the prompt: {error}") from error

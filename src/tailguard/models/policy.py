@@ -71,6 +71,7 @@ class Policy:
     def context_tokens(self) -> int:
         """The most tokens, prompt and response together, that the model takes."""
         config = self.model.config.get_text_config()
+        # Recurrent models have no positions; the tokenizer may know the length of training.
         limit = getattr(config, "max_position_embeddings", None)
         if limit is None:
             limit = getattr(self.tokenizer, "model_max_length", _UNBOUNDED_TOKENS)
@@ -82,6 +83,7 @@ class Policy:
         generation = getattr(self.model, "generation_config", None)
         configured: int | Sequence[int] | None = getattr(generation, "eos_token_id", None)
         listed = configured if isinstance(configured, Sequence) else [configured]
+        # Chat models often end turns with another token than the tokenizer's.
         ids = [special_token_id(self.tokenizer, "eos"), *listed]
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
@@ -91,6 +93,7 @@ class Policy:
         for candidate in (special_token_id(self.tokenizer, "pad"), *self.stop_token_ids):
             if candidate is not None:
                 return int(candidate)
+        # No pad and no end token: any id will do, for the mask hides it.
         return 0
 
 
@@ -128,6 +131,7 @@ def load_policy(
             tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
     except LOAD_ERRORS as error:
         raise InputError(f"policy {str(path)!r} cannot be loaded: {first_line(error)}") from error
+    # Transformers fills them with random numbers and would answer nonsense.
     if missing:
         raise InputError(
             f"policy {str(path)!r} is not a complete causal LM: it has no weights for"
@@ -172,6 +176,7 @@ def tokenize_prompts(
     plain = policy.tokenizer.chat_template is None
     encoded = policy.tokenizer(texts, add_special_tokens=plain, verbose=False)
     rows: list[list[int]] = encoded["input_ids"]
+    # Refused, not cut: a prompt without its end, or its beginning, is another prompt.
     room = policy.context_tokens - max_new_tokens
     for index, row in enumerate(rows):
         if not row:
@@ -213,6 +218,7 @@ def _merge_adapter(model: LanguageModel, adapter: Path) -> LanguageModel:
 
 def _check_causal(model: LanguageModel, name: str) -> None:
     """A later token must not change an earlier prediction."""
+    # Two rows that differ in the second token only; the first prediction must be the same.
     probe = torch.tensor([[1, 0], [1, 1]], device=model.device)
     with torch.no_grad():
         first = model(input_ids=probe).logits[:, 0]

@@ -42,6 +42,7 @@ class HeadFitting:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        # The deviation of n members is itself known to about 1/√(2(n−1)) of its value: 41% at four.
         if self.num_heads < 4:
             raise InputError(f"num_heads: {self.num_heads}; a spread needs at least 4")
         if self.prior_scale <= 0.0:
@@ -139,10 +140,12 @@ def fit_heads(
     """
     settings = settings or HeadFitting()
     higher, lower = torch.as_tensor(features.higher), torch.as_tensor(features.lower)
+    # A feature that never varies gets a floor, not a division by zero.
     scale = torch.cat([higher, lower]).std(dim=0).clamp(min=1e-6)
     if not bool(torch.isfinite(scale).all()):
         raise ScoreError("features: hold NaN or infinity; check the scorer's weights")
     counts = bootstrap_weights(features.prompt_index, settings.num_heads, generator)
+    # Drawn in float32 on the CPU, so that a seed gives the same heads on every device.
     noise = torch.randn(settings.num_heads, higher.shape[1], generator=generator)
     prior = centre.double() * scale + settings.prior_scale * noise.double()
     objective = _objective(features, scale, counts, prior, settings)
@@ -158,6 +161,7 @@ def bootstrap_weights(
     """How often each row stands in each member's bootstrap of the prompts."""
     index = torch.as_tensor(prompt_index)
     num_prompts = int(index.max()) + 1
+    # Prompts are drawn, not rows: answers to one prompt are not independent evidence.
     drawn = torch.randint(num_prompts, (num_members, num_prompts), generator=generator)
     counts = torch.zeros(num_members, num_prompts, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(counts))
@@ -181,6 +185,8 @@ def _objective(
     def objective(heads: Tensor) -> Tensor:
         loss = (counts * functional.softplus(-heads @ (higher - lower).T)).sum()
         if settings.sign_weight > 0.0 and bool(labelled.any()):
+            # Half, because a pair brings two signs and one comparison; the fit takes a mean over
+            # answers.
             loss = loss + 0.5 * (sign_counts * functional.softplus(-heads @ signed.T)).sum()
         return loss + ((heads - prior) ** 2).sum() / (2.0 * settings.prior_scale**2)
 
@@ -188,6 +194,7 @@ def _objective(
 
 
 def _minimise(start: Tensor, objective: Callable[[Tensor], Tensor], num_iterations: int) -> Tensor:
+    # Full batch and convex, so L-BFGS needs neither a learning rate nor a schedule.
     heads = start.requires_grad_()
     optimizer: Any = cast(Any, torch.optim.LBFGS)(
         [heads], max_iter=num_iterations, line_search_fn="strong_wolfe"

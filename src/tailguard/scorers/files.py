@@ -45,6 +45,8 @@ def load_scorer(
         with quiet_transformers():
             config = load_config(source, trust_remote_code=trust_remote_code)
             _require_classifier(config, source)
+            # The config is checked first: transformers would load a causal LM as a classifier with
+            # a random score.
             model, missing = load_classifier(
                 source,
                 config=config,
@@ -90,6 +92,7 @@ def save_scorer(
     if scorer.heads is not None:
         write_tensors(folder / HEADS_FILE, {"heads": scorer.heads}, metadata)
     else:
+        # A scorer saved over an ensemble must not be read with the heads of the old one.
         (folder / HEADS_FILE).unlink(missing_ok=True)
 
 

@@ -103,6 +103,7 @@ def fit_scorer(
     """
     settings = settings or ScorerTraining()
     with quiet_transformers(), seeded(seed), tempfile.TemporaryDirectory() as folder:
+        # The trainer draws from the global generators, hence `seeded`, and asks for a folder.
         model, tokenizer = _load_backbone(backbone)
         _freeze(model, settings.num_trained_layers)
         trainer: Any = _SignedRewardTrainer(
@@ -141,6 +142,7 @@ class _SignedRewardTrainer(RewardTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ModelOutput]:
         """Bradley–Terry plus the mean sign loss over the labelled answers."""
+        # The model takes no such argument.
         signs = inputs.pop("signs")
         loss, outputs = cast(
             "tuple[Tensor, ModelOutput]",
@@ -196,6 +198,7 @@ def _freeze(model: LanguageModel, num_trained_layers: int | None) -> None:
         raise InputError(
             f"num_trained_layers: {num_trained_layers}; the backbone's layers number {depth}"
         )
+    # The embeddings too: they are most of a small model, and below all that is trained.
     frozen = [model.get_input_embeddings(), *layers[: len(layers) - num_trained_layers]]
     for module in frozen:
         module.requires_grad_(False)
@@ -231,11 +234,14 @@ def _trainer_arguments(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share,
         weight_decay=settings.weight_decay,
+        # Signs fix the zero; without them it would drift, as comparisons leave it free.
         center_rewards_coefficient=None if signed else settings.centre_weight,
+        # Rows are cut by `encode_for_scoring` already, from the side that scoring cuts.
         max_length=None,
         train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         activation_checkpointing=False,
+        # TRL's default is bfloat16, in which scores that are close tie.
         bf16=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_strategy="no",

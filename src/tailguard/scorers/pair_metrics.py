@@ -39,7 +39,9 @@ def pair_metrics(
     doubt = spread(margins)
     probability = special.expit(margins).mean(axis=1)
     confidence = np.maximum(probability, 1.0 - probability)
+    # Half a point for a tie, as a coin would get.
     right = np.where(probability == 0.5, 0.5, probability > 0.5)
+    # Binned errors are positive even for a perfect scorer; the simulation says by how much.
     simulated = [
         calibration_error(confidence, generator.random(len(confidence)) < confidence)
         for _ in range(200)
@@ -70,6 +72,7 @@ def area_under_roc(values: np.ndarray, positive: np.ndarray) -> float:
     num_negative = len(positive) - num_positive
     if num_positive == 0 or num_negative == 0:
         return float("nan")
+    # Mann–Whitney: average ranks count ties half.
     ranks = stats.rankdata(values)
     excess = float(ranks[positive].sum()) - num_positive * (num_positive + 1) / 2
     return excess / (num_positive * num_negative)

@@ -154,6 +154,7 @@ class ScorerPair:
             ScoreError: a score that is not finite.
             InputError: a cost scorer of a single member beside pessimism > 0.
         """
+        # Checked before means are taken, because a NaN member would hide in none of them.
         reward = require_finite(self.reward.score(prompts, responses), "reward")
         cost = self.cost.scorer.score(prompts, responses)
         return Scores(

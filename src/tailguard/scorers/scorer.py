@@ -67,6 +67,7 @@ def encode_for_scoring(
         return []
     if tokenizer.chat_template is not None:
         texts = [render_chat(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
+        # The template writes its own special tokens; a second set would shift every score.
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
     else:
         plain = [
@@ -74,6 +75,7 @@ def encode_for_scoring(
             for p in prompts
         ]
         encoded = tokenizer(plain, list(responses), verbose=False)
+    # The end is kept: the answer stands there, and the pooled state is the last token's.
     return [ids[-max_tokens:] for ids in encoded["input_ids"]]
 
 
@@ -108,10 +110,12 @@ class SequenceClassificationScorer:
         if heads is not None:
             _require_fitting(model, heads)
             heads = heads.to(device=model.device, dtype=torch.float32)
+        # Classifiers find the last token by this id, and some checkpoints leave it unset.
         model.config.get_text_config().pad_token_id = pad
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.heads = heads
+        # A longer input would index past the positions that the model has.
         longest = _context_length(model, tokenizer)
         self.max_tokens = min(max_tokens or longest, longest)
         self.batch_tokens = batch_tokens
@@ -130,6 +134,7 @@ class SequenceClassificationScorer:
         """
         if self.heads is not None:
             features = torch.as_tensor(self.features(prompts, responses))
+            # In float64: members differ by little, and their spread is a difference of such scores.
             scores = (features @ self.heads.double().cpu().T).numpy()
         else:
             scores = self._run(prompts, responses, pooled=False)
@@ -153,6 +158,7 @@ class SequenceClassificationScorer:
         for rows in _length_batches([len(ids) for ids in encoded], self.batch_tokens):
             batch = self.tokenizer.pad(
                 {"input_ids": [encoded[row] for row in rows]},
+                # On the right, as the pooling rule below expects.
                 padding_side="right",
                 return_tensors="pt",
             ).to(self.model.device)
@@ -176,6 +182,7 @@ def pool_last(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     real = input_ids != model.config.get_text_config().pad_token_id
+    # argmax of position × real: the last real token, 0 for a row of pads alone.
     last = (torch.arange(real.shape[1], device=real.device) * real).argmax(dim=1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
@@ -192,6 +199,7 @@ def require_one_output(model: LanguageModel) -> None:
 
 def _length_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
     """Rows in order of length, cut so that each padded batch stays within ``batch_tokens``."""
+    # Longest first: the first batch is the largest, so memory fails at once or never.
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
@@ -202,6 +210,7 @@ def _length_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]
 
 def _context_length(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """The smaller of what the model's positions and the tokenizer allow."""
+    # Models without learned positions name no limit; 2048 tokens are enough to judge by.
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(int(positions or 2048), int(tokenizer.model_max_length))
 

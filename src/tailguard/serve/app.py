@@ -52,6 +52,7 @@ def create_app(
     Raises:
         InputError: an empty collection of keys, an empty key, or a negative ``max_queue``.
     """
+    # An empty list would otherwise read as "no check".
     if api_keys is not None and (len(api_keys) == 0 or not all(api_keys)):
         raise InputError("api_keys: empty; give at least one key, or None to check none")
     worker = Worker(decoder, max_queue=max_queue)
@@ -117,12 +118,14 @@ async def _chat(request: Request, body: ChatRequest) -> Response:
     name = body.model
     _require_model(request, name)
     body.check_extras()
+    # Choices differ by their place in the list, from which their seeds come.
     prompts = [body.prompt()] * body.num_choices
     worker: Worker = request.app.state.worker
     decoder = worker.require_decoder()
     settings = body.settings(decoder, fresh_seed=secrets.randbits(62))
     try:
         answers = await worker.run(lambda: answer_all(decoder, prompts, settings))
+    # These are the caller's to mend and have their own responses.
     except (ApiError, InputError, InfeasibleError):
         raise
     except Exception as error:

@@ -55,6 +55,7 @@ def chat_events(
 
 def _usage(answers: Sequence[Fields]) -> dict[str, int]:
     """Tokens in OpenAI's terms; the answers are to one prompt, which is counted once."""
+    # Decoders of other make may not count the prompt.
     prompt: int = answers[0].get("num_prompt_tokens", 0)
     generated = sum(answer["num_tokens_generated"] for answer in answers)
     return {
@@ -79,6 +80,7 @@ def _delta(index: int, delta: dict[str, Any], finish_reason: str | None) -> dict
 
 def _finish_reason(answer: Fields) -> str:
     if answer["abstained"]:
+        # OpenAI's word for an answer that was withheld, which clients already handle.
         return "content_filter"
     return "stop" if answer.get("finished", True) else "length"
 

@@ -42,6 +42,7 @@ class GuardedDecoder(Protocol):
 def accepted_settings(decoder: GuardedDecoder) -> frozenset[str] | None:
     """The settings that ``generate`` takes by name; None where it takes any."""
     parameters = inspect.signature(decoder.generate).parameters.values()
+    # **kwargs take any name, so nothing can be refused beforehand.
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return frozenset(parameter.name for parameter in parameters)
@@ -65,6 +66,7 @@ def answer_all(
     try:
         answers = decoder.generate(prompts, **settings)
         fields = [answer.to_dict() for answer in answers]
+    # Only this: other errors are faults of the server, and get 503 instead of an answer.
     except ScoreError:
         return [_abstention(decoder) for _ in prompts]
     if len(fields) != len(prompts):
@@ -82,6 +84,7 @@ def _is_guarded(fields: Mapping[str, Any]) -> bool:
         known = math.isfinite(fields["cost"]["mean"])
     except (KeyError, TypeError):
         return False
+    # Anything but a plain False is treated as no verdict.
     return known and fields.get("abstained") is False
 
 

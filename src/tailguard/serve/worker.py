@@ -40,9 +40,11 @@ class Worker:
             raise InputError(f"max_queue: {max_queue}; must be at least 0")
         self.decoder = decoder
         self._max_pending = max_queue + 1
+        # One: a model is not safe to call from two threads, and a GPU gains nothing.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
         self._lock = threading.Lock()
         self._num_pending = 0
+        # A guess until the first job is done; then a moving average.
         self._seconds_a_job = 1.0
         self._closed = False
 

@@ -65,6 +65,7 @@ def open_adapter(
         target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
         task_type="CAUSAL_LM",
     )
+    # peft draws the first weights from the global generator.
     with seeded(seed), without_announcements():
         return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
 
@@ -76,6 +77,7 @@ def save_adapter(model: LanguageModel, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))
+    # A generic model card, which says nothing of this adapter.
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -137,6 +137,7 @@ def train_rloo(
         tempfile.TemporaryDirectory() as scratch,
     ):
         policy = open_adapter(base, start_adapter, rank=settings.rank, seed=settings.seed)
+        # What is too long is refused now, and not at the step that draws it.
         tokenize_prompts(policy, prompts, settings.max_new_tokens)
         recorder = _Recorder(on_progress)
         trainer: Any = RiskConstrainedRLOOTrainer(
@@ -163,6 +164,7 @@ def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:
         output_dir=scratch,
         beta=settings.kl_coef,
         max_steps=settings.num_steps,
+        # One optimiser step per generated batch: λ then moves as often as the policy.
         per_device_train_batch_size=answers,
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
@@ -176,6 +178,7 @@ def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:
         bf16=False,
         activation_checkpointing=False,
         dataloader_pin_memory=False,
+        # With dropout, π at sampling and π at the step are different policies.
         disable_dropout=True,
     )
 
@@ -186,6 +189,7 @@ def _dataset(policy: Policy, prompts: Sequence[Prompt]) -> Dataset:
         rows: list[Prompt] = [render_prompt(policy.tokenizer, prompt) for prompt in prompts]
     else:
         rows = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    # By row number, as TRL hands on prompts rendered, and scorers read them as given.
     columns = {"prompt": rows, _PROMPT_ROW: list(range(len(rows)))}
     return cast(Any, Dataset).from_dict(columns)
 

@@ -91,9 +91,11 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         Raises:
             InputError: settings that break the method, or constraints without costs or thresholds.
         """
+        # TRL knows one list of functions: rewards first, then costs, which become penalties.
         rewards, costs = _as_list(reward_funcs), _as_list(cost_funcs)
         pid: PID = trl_arguments.pop("pid", None) or PID()
         window_size: int | None = trl_arguments.pop("window_size", None)
+        # Copied: the caller's arguments stay as they were.
         args = RLOOConfig("rloo") if args is None else copy.copy(args)
         _check_arguments(args)
         planned = _planned(constraints, thresholds, multipliers, len(costs))
@@ -102,6 +104,7 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         super().__init__(model, [*rewards, *costs], args=args, **trl_arguments)
         names = self._trl.reward_func_names
         self.num_rewards = len(rewards)
+        # TRL logs what it sums, and after `_calculate_rewards` that is a penalty, not a cost.
         names[len(rewards) :] = [f"penalty/{name}" for name in names[len(rewards) :]]
         self._use_base_as_reference()
         size = window_size or _window_size(planned, int(args.generation_batch_size or 1))
@@ -134,7 +137,9 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         costs = scores[:, self.num_rewards :].double().cpu().numpy()
         shaped = torch.as_tensor(self.dual.shape(self.dual_state, costs))
         matrix = torch.cat([scores[:, : self.num_rewards], shaped.to(scores)], dim=1)
+        # Evaluation batches are of other prompts; λ must not learn from them.
         if self._trl.model.training:
+            # Shaped with the λ before the update: the batch that sets λ is not judged by it.
             used = self.dual_state
             self.dual_state = self.dual.update(used, costs)
             self._log_figures(used, scores, costs)
@@ -259,4 +264,5 @@ def _per_constraint(name: str, values: Any, count: int) -> list[Any]:
 def _window_size(planned: Sequence[PlannedConstraint], batch: int) -> int:
     """Four batches, or as many costs as put ten in the smallest tail."""
     tails = [smallest_tail(constraint.measure) for constraint in planned]
+    # Four batches smooth λ; ten answers in the tail is where its mean begins to mean something.
     return max([4 * batch, *(int(np.ceil(_TAIL_ANSWERS / tail)) for tail in tails)])

@@ -62,11 +62,13 @@ def collate(rows: Sequence[Row], pad_token_id: int) -> Batch:
 def answer_log_probs(model: LanguageModel, batch: Batch) -> Float[Tensor, " rows"]:
     """Σ_t log π(y_t | x, y_<t) of each row; only the answers' columns meet the output layer."""
     columns = batch.answer_mask.shape[1]
+    # Counted from each row's own first token, as the pads stand on the left.
     positions = (batch.mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = model(
         input_ids=batch.token_ids,
         attention_mask=batch.mask.long(),
         position_ids=positions,
+        # One more than the answer: its first token is predicted from the prompt's last.
         logits_to_keep=columns + 1,
         use_cache=False,
     ).logits[:, :-1]
@@ -86,6 +88,7 @@ def order_by_length(
     """
     order = generator.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
+    # The short batch is drawn at random, so that the longest rows are not always in it.
     spare = generator.choice(len(order), len(order) % batch_size, replace=False)
     full = np.delete(order, spare).reshape(-1, batch_size)
     return np.concatenate([generator.permutation(full).ravel(), order[spare]])
@@ -165,8 +168,10 @@ def weighted_likelihood_trainer(
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
+        # A twentieth: Adam's variance estimates need a few steps, and more would be wasted.
         warmup_steps=num_steps // 20,
         num_train_epochs=1,
+        # Rows come in the order of `order_by_length`.
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         logging_steps=1,

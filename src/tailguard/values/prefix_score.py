@@ -79,6 +79,7 @@ def pessimistic_scorer(
 
     def score(hidden: Tensor) -> PrefixScore:
         prediction = heads.predict(hidden)
+        # φ is applied per member and the bound taken after: φ of a bound would ignore the tail.
         penalty = prediction.expected_penalty(heads.thresholds, threshold, tail_mass)
         return PrefixScore(
             reward_lower=pessimistic(prediction.reward, -pessimism),
