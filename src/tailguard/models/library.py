@@ -17,6 +17,7 @@ from tailguard.errors import InputError
 from tailguard.models.quiet import quiet_transformers, without_announcements
 
 if TYPE_CHECKING:
+    from transformers import BatchEncoding
 
     class ModelOutput(Protocol):
         """What a forward pass gives; which of these is there depends on the model's head."""
@@ -99,11 +100,13 @@ if TYPE_CHECKING:
             """Texts as ``input_ids``."""
             ...
 
-        def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        @property
+        def apply_chat_template(self) -> Callable[..., Any]:
             """A chat as text."""
             ...
 
-        def batch_decode(self, sequences: Any, *args: Any, **options: Any) -> list[str]:
+        @property
+        def batch_decode(self) -> Callable[..., list[str]]:
             """Token ids to texts."""
             ...
 
@@ -111,7 +114,8 @@ if TYPE_CHECKING:
             """Token to id."""
             ...
 
-        def pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> Any:
+        @property
+        def pad(self) -> Callable[..., BatchEncoding]:
             """Rows of different lengths as one batch."""
             ...
 
@@ -119,7 +123,8 @@ if TYPE_CHECKING:
             """Write it to a folder."""
             ...
 
-else:  # the type checks of the tests see the classes of the day, which no protocol fits at runtime
+else:
+    # The tests check types at runtime, where a stand-in need only have what its test uses.
     LanguageModel = ModelOutput = Tokenizer = Any
 
 
@@ -141,14 +146,14 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
     """A checkpoint's config, without its weights."""
     from transformers import AutoConfig
 
-    return cast(Any, AutoConfig).from_pretrained(path, trust_remote_code=trust_remote_code)
+    return _from_pretrained(AutoConfig, path, trust_remote_code=trust_remote_code)
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
     """A checkpoint's tokenizer."""
     from transformers import AutoTokenizer
 
-    return cast(Any, AutoTokenizer).from_pretrained(path, trust_remote_code=trust_remote_code)
+    return _from_pretrained(AutoTokenizer, path, trust_remote_code=trust_remote_code)
 
 
 def load_causal_lm(path: str, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -162,7 +167,7 @@ def load_causal_lm(path: str, *, device: str = "cpu", trust_remote_code: bool = 
 
 
 def load_classifier(
-    path: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, **options: Any
+    path: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, **options: object
 ) -> Loaded:
     """A sequence classifier in float32; options as transformers', such as ``num_labels``."""
     from transformers import AutoModelForSequenceClassification
@@ -177,12 +182,16 @@ def load_classifier(
     )
 
 
-def _load(kind: object, path: str, **options: Any) -> Loaded:
+def _load(kind: object, path: str, **options: object) -> Loaded:
     with quiet_transformers():
-        model, info = cast(Any, kind).from_pretrained(
-            path, output_loading_info=True, **{"use_safetensors": True} | options
-        )
+        options = {"use_safetensors": True} | options
+        model, info = _from_pretrained(kind, path, output_loading_info=True, **options)
     return Loaded(model.eval(), tuple(sorted(info["missing_keys"])))
+
+
+def _from_pretrained(kind: object, *where: object, **options: object) -> Any:
+    """``from_pretrained``, whose result's type depends on what lies there."""
+    return cast(Any, kind).from_pretrained(*where, **options)
 
 
 def open_peft(model: LanguageModel, adapter: Path, *, trainable: bool = False) -> LanguageModel:
@@ -190,7 +199,7 @@ def open_peft(model: LanguageModel, adapter: Path, *, trainable: bool = False) -
     from peft import PeftModel
 
     with without_announcements():
-        return cast(Any, PeftModel).from_pretrained(model, str(adapter), is_trainable=trainable)
+        return _from_pretrained(PeftModel, model, str(adapter), is_trainable=trainable)
 
 
 def merge_peft(model: LanguageModel, adapter: Path) -> LanguageModel:

@@ -20,6 +20,7 @@ from tailguard.serve.completion import chat_completion, chat_events
 from tailguard.serve.fail_closed import GuardedDecoder, answer_all
 from tailguard.serve.failures import (
     ApiError,
+    Json,
     bad_request,
     from_infeasible,
     from_input_error,
@@ -104,11 +105,11 @@ def _health(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def _models(request: Request) -> dict[str, Any]:
+def _models(request: Request) -> Json:
     return {"object": "list", "data": [_card(request.app.state.model_name)]}
 
 
-def _model(name: str, request: Request) -> dict[str, Any]:
+def _model(name: str, request: Request) -> Json:
     _require_model(request, name)
     return _card(name)
 
@@ -147,7 +148,7 @@ def _require_model(request: Request, name: str) -> None:
         )
 
 
-def _card(name: str) -> dict[str, Any]:
+def _card(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "tailguard"}
 
 
@@ -178,6 +179,6 @@ def _as_api_error(error: Exception) -> ApiError:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    first = cast("dict[str, Any]", error.errors()[0])
+    first = cast(Json, error.errors()[0])
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     return bad_request(f"{place or 'body'}: {first['msg']}", param=place or None)

@@ -11,13 +11,14 @@ from tailguard.data import Prompt
 from tailguard.decoding.acceptance import DEFAULT_FALLBACK
 from tailguard.decoding.answer import unscored_answer
 from tailguard.errors import ScoreError
+from tailguard.serve.failures import Json
 
 
 @runtime_checkable
 class GuardedAnswer(Protocol):
     """An answer whose risk was judged before it was handed out."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The fields of ``generate --json``."""
         ...
 
@@ -55,9 +56,7 @@ def calibrated_values(decoder: GuardedDecoder, setting: str) -> set[float]:
     return {float(value) for value in found if value is not None}
 
 
-def answer_all(
-    decoder: GuardedDecoder, prompts: Sequence[Prompt], settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def answer_all(decoder: GuardedDecoder, prompts: Sequence[Prompt], settings: Json) -> list[Json]:
     """The fields of an answer to every prompt, failing closed.
 
     Where the decoder says that something could not be scored, or hands out an answer without a
@@ -74,7 +73,7 @@ def answer_all(
     return [_finite(each) if _is_guarded(each) else _abstention(decoder) for each in fields]
 
 
-def _is_guarded(fields: Mapping[str, Any]) -> bool:
+def _is_guarded(fields: Json) -> bool:
     """Whether the answer is an abstention, or its cost is known."""
     if not isinstance(fields.get("text"), str):
         return False
@@ -88,7 +87,7 @@ def _is_guarded(fields: Mapping[str, Any]) -> bool:
     return known and fields.get("abstained") is False
 
 
-def _abstention(decoder: GuardedDecoder) -> dict[str, Any]:
+def _abstention(decoder: GuardedDecoder) -> Json:
     """The same fields as an abstention of the decoder's own, with the decoder's text."""
     return unscored_answer(_fallback(decoder)).to_dict()
 
@@ -103,7 +102,7 @@ def _fallback(decoder: GuardedDecoder) -> str:
 def _finite(value: Any) -> Any:
     """JSON has no infinities: an unknown bound is null."""
     if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+        items = cast(Json, value).items()
         return {key: _finite(part) for key, part in items}
     if isinstance(value, float) and not math.isfinite(value):
         return None
