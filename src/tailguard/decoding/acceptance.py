@@ -119,7 +119,7 @@ def _levels(bounds: np.ndarray) -> list[float]:
     finite = bounds[np.isfinite(bounds)]
     if finite.size == 0:
         return [-np.inf]
-    # method="higher": levels are bounds that occur, so that none lies between two answers.
+    # method="higher": each level is one of the bounds, and none falls between two answers.
     shares = np.linspace(0.0, 1.0, _MOST_LEVELS)
     return [-np.inf, *np.unique(np.quantile(finite, shares, method="higher")).tolist()]
 
@@ -137,7 +137,7 @@ def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -
 
 @dataclass(frozen=True)
 class _Margin:
-    """What is put on top of a risk before it is held against the budget."""
+    """What is added to a risk before it is compared with the budget."""
 
     arrays: dict[str, np.ndarray]
     measure: RiskMeasure

@@ -47,7 +47,7 @@ class Answer:
         cost: of the text; None where its score is unavailable.
         risk_upper_bound: mean + pessimism·std of the text's cost; +inf where unavailable.
         certified: whether a certificate covers it.
-        finished: ended by itself, not for want of tokens; a fallback always does.
+        finished: ended by itself, not at the limit of tokens; always true of a fallback.
         num_candidates: candidates grown side by side.
         num_prompt_tokens: of the prompt as the policy reads it.
         num_tokens_generated: over all candidates.
@@ -84,7 +84,7 @@ class Draft:
         reward: of it.
         cost: of it; None where a score is not finite, and then it is never served.
         cost_bound: mean + pessimism·std of its cost; +inf where unavailable.
-        finished: ended by itself or at a stop text, not for want of tokens.
+        finished: ended by itself or at a stop text, not at the limit of tokens.
         guided: how it was found.
     """
 
@@ -108,7 +108,7 @@ def draft_answers(
     """Score the surviving answers, each up to the first stop text in it, failing closed.
 
     Raises:
-        InputError: a cost scorer of a single member beside pessimism > 0.
+        InputError: a cost scorer of a single member with pessimism > 0.
     """
     whole = [g.candidates[0].text if g.candidates else "" for g in guided]
     texts = [_before(text, stop) for text in whole]
@@ -152,7 +152,7 @@ def settle_drafts(
     The fallback is scored as an answer to the prompts that get it, and to no others.
 
     Raises:
-        InputError: a cost scorer of a single member beside pessimism > 0.
+        InputError: a cost scorer of a single member with pessimism > 0.
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
     bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
@@ -224,7 +224,7 @@ SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeErro
 
 @dataclass(frozen=True)
 class _Scored:
-    """One answer's members: what is told of them, and the bound that decides; None if unknown."""
+    """One answer's members: what is reported of them, and the bound that decides; None if unknown."""
 
     summary: ScoreSummary | None
     bound: float
@@ -236,10 +236,10 @@ def _score_closed(
     responses: Sequence[str],
     pessimism: float = 0.0,
 ) -> list[_Scored]:
-    """Summary and upper bound of each answer; +inf where no finite score can be had.
+    """Summary and upper bound of each answer; +inf where there is no finite score.
 
     Raises:
-        InputError: a single member beside pessimism > 0. It is raised outside `_members_closed`,
+        InputError: a single member with pessimism > 0. It is raised outside `_members_closed`,
             which would take it for a failing scorer and abstain on every prompt without a word.
     """
     return [

@@ -73,7 +73,7 @@ class Decoder:
             policies: by the names that settings use.
             profiles: the calibrated grid; the first is what a request without a measure gets.
             cost_scorer: ensemble that decides whether a finished answer is served.
-            reward_scorer: reported beside it.
+            reward_scorer: its scores are reported with those of cost.
             batch_size: rows (prompts × candidates) in one forward pass.
 
         Raises:
@@ -100,7 +100,7 @@ class Decoder:
     @classmethod
     def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
         """`tailguard.load_decoder`, under the name that users of transformers look for."""
-        # The pipeline reads what lies on disk. It stands above this package, hence the hook.
+        # The pipeline reads what lies on disk. It is above this package, so a hook is needed.
         decoder = hooks.load_decoder(path, batch_size=batch_size)
         assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
         return decoder
@@ -123,7 +123,7 @@ class Decoder:
         stop: str | Sequence[str] = (),
         seed: int | Sequence[int] = 0,
     ) -> list[Answer]:
-        """One answer a prompt at the asked risk level, or the next stricter calibrated one.
+        """One answer per prompt at the asked risk level, or the next stricter calibrated one.
 
         Answers found in another way than was calibrated (other K, law or length, or cut at a stop
         text) are held to the same acceptance level, and are not certified.
@@ -133,9 +133,9 @@ class Decoder:
             measure: the risk measure; with ``budget``, or neither for the first profile.
             budget: d, the limit on it.
             max_candidates: K in place of the calibrated one.
-            temperature: of the sampling law, likewise.
-            top_p: nucleus of the sampling law, likewise.
-            max_new_tokens: the most tokens an answer, likewise.
+            temperature: of the sampling law, in place of the calibrated one.
+            top_p: nucleus of the sampling law, in place of the calibrated one.
+            max_new_tokens: most tokens per answer, in place of the calibrated number.
             stop: a text or some, before the first of which an answer ends; what is left is what
                 is scored.
             seed: one for the call, or one for each prompt.

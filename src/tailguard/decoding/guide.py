@@ -46,7 +46,7 @@ def guide_responses(
     seeds: Sequence[int],
     batch_size: int = 64,
 ) -> list[GuidedResponse]:
-    """Guided responses, one result a prompt, in order.
+    """Guided responses, one result per prompt, in order.
 
     What is drawn for a prompt depends on its own seed alone, so the other prompts of the call do
     not change its answer (up to floating-point differences between batch shapes).
@@ -55,7 +55,7 @@ def guide_responses(
         policy: one model or a mix.
         prompts: at least one.
         guidance: how candidates are grown and chosen.
-        max_new_tokens: the most tokens a response.
+        max_new_tokens: at most so many tokens per response.
         law: how tokens are drawn.
         seeds: one for each prompt.
         batch_size: rows (prompts × candidates) in one forward pass.

@@ -116,7 +116,7 @@ class RowCache:
         """Whether several tokens can be appended at once.
 
         Recurrent layers of some models (Mamba's first version) go on from their state one token at a
-        time only, and begin anew with more.
+        time only, and start from nothing when given more.
         """
         layers = cast("list[Any]", self.past.layers)
         return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)

@@ -68,11 +68,11 @@ def sample_responses(  # noqa: PLR0913
     Args:
         policy: one model or a mix.
         prompts: at least one.
-        num_samples: responses a prompt.
-        max_new_tokens: the most tokens a response.
+        num_samples: responses per prompt.
+        max_new_tokens: at most so many tokens per response.
         temperature: of the sampling law; 0 is greedy.
         top_p: nucleus of the sampling law.
-        generator: source of one seed a prompt (on the CPU); torch's default generator if None.
+        generator: source of one seed per prompt (on the CPU); torch's default generator if None.
         batch_size: rows in one forward pass.
         on_progress: called with (responses done, responses in all) after each batch.
 

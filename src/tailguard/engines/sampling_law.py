@@ -46,7 +46,7 @@ class SamplingLaw:
             raise InputError(f"top_p: {self.top_p}; must lie in (0, 1]")
 
     def choose(self, logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Choice:
-        """One token a row, at uniform numbers in [0, 1).
+        """One token per row, at uniform numbers in [0, 1).
 
         A row with NaN logits gets some token, with log-probability NaN.
         """

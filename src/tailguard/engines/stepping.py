@@ -21,7 +21,7 @@ from tailguard.models.policy import EncodedPrompts, Policy
 
 # What models call their cache, newest name first: transformers 5.24 renamed `past_key_values`, and
 # the old name goes in 5.40. A name that a model does not know would vanish in its `**kwargs`, and
-# every token would be predicted from one token alone, silently: hence the signature decides.
+# every token would be predicted from one token alone, silently. So the signature decides.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 
@@ -218,7 +218,7 @@ class _CachedRows:
 
     def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
         if not self._cache.reads_many:
-            # One token at a time: such layers would begin anew with several.
+            # One token at a time: such layers would lose their state with several.
             steps = [self.step(column, with_hidden=with_hidden) for column in token_ids.T]
             hidden = [step.hidden for step in steps if step.hidden is not None]
             logits = torch.stack([step.logits for step in steps], dim=1)

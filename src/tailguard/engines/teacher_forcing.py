@@ -96,7 +96,7 @@ def response_hidden_states(
     result: list[Tensor] = [torch.empty(0)] * len(token_rows)
     policy = as_decoding_policy(policy)
     for batch, _, first, rest in _passes(policy, prompts, token_rows, batch_size, True):
-        assert first.hidden is not None  # as was asked
+        assert first.hidden is not None  # with_hidden was passed
         assert rest.hidden is not None
         hidden = torch.cat([first.hidden[:, None], rest.hidden], dim=1).float().cpu()
         for row, index in enumerate(batch):

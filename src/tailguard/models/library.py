@@ -124,7 +124,7 @@ if TYPE_CHECKING:
             ...
 
 else:
-    # The tests check types at runtime, where a stand-in need only have what its test uses.
+    # The tests check types at runtime too; a test double has only what its test uses.
     LanguageModel = ModelOutput = Tokenizer = Any
 
 
@@ -190,7 +190,7 @@ def _load(kind: object, path: str, **options: object) -> Loaded:
 
 
 def _from_pretrained(kind: object, *where: object, **options: object) -> Any:
-    """``from_pretrained``, whose result's type depends on what lies there."""
+    """``from_pretrained``, whose result's type depends on the checkpoint."""
     return cast(Any, kind).from_pretrained(*where, **options)
 
 

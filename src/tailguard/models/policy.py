@@ -42,7 +42,7 @@ __all__ = [
     "tokenize_prompts",
 ]
 
-_UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where they know no limit
+_UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where no limit is known
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def tokenize_prompts(
         if len(row) > room:
             raise InputError(
                 f"prompts[{index}] is too long: {len(row)} tokens, but a context of "
-                f"{policy.context_tokens} leaves {max(room, 0)} beside max_new_tokens="
+                f"{policy.context_tokens} leaves {max(room, 0)} after max_new_tokens="
                 f"{max_new_tokens}; shorten the prompt or lower max_new_tokens"
             )
     return rows

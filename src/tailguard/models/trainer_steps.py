@@ -10,7 +10,7 @@ Progress = Callable[[int, int], None]
 
 
 class StepProgress(TrainerCallback):
-    """Tells of every optimiser step; of none where nobody listens."""
+    """Reports every optimiser step to a function, if there is one."""
 
     def __init__(self, on_progress: Progress | None) -> None:
         self._on_progress = on_progress

@@ -84,7 +84,7 @@ def estimate_zero(scores: Float[np.ndarray, " n"], unsafe: Bool[np.ndarray, " n"
         )
     if unsafe.all() or not unsafe.any():
         raise InputError("unsafe: all labels are alike; the zero needs safe and unsafe answers")
-    # Nelder–Mead and the prior know no units, so the scores are standardised first.
+    # Nelder–Mead and the prior have no units, so the scores are standardised first.
     middle, unit = float(scores.mean()), float(scores.std()) or 1.0
     scaled = (scores - middle) / unit
     sign = np.where(unsafe, 1.0, -1.0)

@@ -1,9 +1,9 @@
-"""An ensemble of linear heads on a scorer's frozen features: its epistemic doubt, nearly free.
+"""An ensemble of linear heads on a scorer's frozen features: epistemic uncertainty at little cost.
 
 Each member minimises Bradley–Terry (plus the sign loss) on its own bootstrap of the *prompts*, and
-is held to its own random prior, a draw around the model's score layer (anchored ensembles, Pearce
-et al. 2020, 1810.05546; random priors, Osband et al. 2018). Where data speak the members agree; in
-directions that no data cover they keep the priors' disagreement.
+is pulled to its own random prior, a draw around the model's score layer (anchored ensembles, Pearce
+et al. 2020, 1810.05546; random priors, Osband et al. 2018). The members agree where there are data; in
+directions that no data cover they keep the disagreement of their priors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HeadFitting:
         num_heads: members, at least 4.
         prior_scale: standard deviation of the prior in units of a standardised feature: how far a
             member may stray from the score layer without evidence.
-        sign_weight: weight of the sign loss beside Bradley–Terry.
+        sign_weight: weight of the sign loss relative to Bradley–Terry.
         num_iterations: of L-BFGS at most; the problem is convex.
     """
 
@@ -158,7 +158,7 @@ def fit_heads(
 def bootstrap_weights(
     prompt_index: np.ndarray, num_members: int, generator: torch.Generator
 ) -> Float[Tensor, "members n"]:
-    """How often each row stands in each member's bootstrap of the prompts."""
+    """How often each row occurs in each member's bootstrap of the prompts."""
     index = torch.as_tensor(prompt_index)
     num_prompts = int(index.max()) + 1
     # Prompts are drawn, not rows: answers to one prompt are not independent evidence.

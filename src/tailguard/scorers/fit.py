@@ -53,7 +53,7 @@ class ScorerTraining:
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
         num_trained_layers: train only the last so many layers and the score; ``None`` for all.
-        sign_weight: weight of the sign loss beside Bradley–Terry.
+        sign_weight: weight of the sign loss relative to Bradley–Terry.
         centre_weight: weight of (s_higher + s_lower)², which keeps scores near zero where no
             answer has a sign.
     """
@@ -103,7 +103,7 @@ def fit_scorer(
     """
     settings = settings or ScorerTraining()
     with quiet_transformers(), seeded(seed), tempfile.TemporaryDirectory() as folder:
-        # The trainer draws from the global generators, hence `seeded`, and asks for a folder.
+        # The trainer draws from the global generators, which is why `seeded` is here, and asks for a folder.
         model, tokenizer = _load_backbone(backbone)
         _freeze(model, settings.num_trained_layers)
         trainer: Any = _SignedRewardTrainer(
@@ -155,7 +155,7 @@ class _SignedRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _send_telemetry(self) -> None:
-        """Send nothing: what is trained here is nobody's business."""
+        """Send nothing: training is private."""
 
 
 class _SignedCollator(DataCollatorForPreference):

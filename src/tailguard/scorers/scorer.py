@@ -24,7 +24,7 @@ from tailguard.models.library import LanguageModel, Tokenizer, score_layer, spec
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores answers. The mean over members is the score, their spread the epistemic doubt."""
+    """Scores answers. The mean over members is the score; their spread says how uncertain it is."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Scores, float64 [n, members], one row per (prompt, response)."""

@@ -13,7 +13,7 @@ from tailguard.serve.failures import Json
 def chat_completion(model: str, answers: Sequence[Json]) -> Json:
     """One completion with a choice for each answer.
 
-    ``tailguard`` stands in every choice, and the first choice's also beside them. ``usage`` counts
+    Every choice has its ``tailguard``; the first choice's is repeated at the top level. ``usage`` counts
     the tokens of all candidates, not of the served ones alone: they are what was computed.
     """
     choices = [
@@ -52,7 +52,7 @@ def chat_events(model: str, answers: Sequence[Json], *, with_usage: bool = False
 
 def _usage(answers: Sequence[Json]) -> dict[str, int]:
     """Tokens in OpenAI's terms; the answers are to one prompt, which is counted once."""
-    # Decoders of other make may not count the prompt.
+    # Other implementations of a decoder may not count the prompt.
     prompt: int = answers[0].get("num_prompt_tokens", 0)
     generated = sum(answer["num_tokens_generated"] for answer in answers)
     return {

@@ -93,7 +93,7 @@ def _abstention(decoder: GuardedDecoder) -> Json:
 
 
 def _fallback(decoder: GuardedDecoder) -> str:
-    """The decoder's own fallback; one recipe gives all profiles the same, so any of them will do."""
+    """The decoder's own fallback; one recipe gives all profiles the same, so any will do."""
     profiles: Sequence[Any] = getattr(decoder, "profiles", ())
     texts = (getattr(profile.setting, "fallback", None) for profile in profiles)
     return next((text for text in texts if isinstance(text, str)), DEFAULT_FALLBACK)

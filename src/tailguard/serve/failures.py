@@ -20,7 +20,7 @@ class ApiError(Exception):
         kind: OpenAI's ``type``.
         code: OpenAI's ``code``, for programs.
         param: the field at fault, dotted.
-        details: more fields beside them.
+        details: further fields of the error.
         headers: HTTP headers of the response.
     """
 

@@ -31,7 +31,7 @@ class Worker:
 
         Args:
             decoder: asked by every job.
-            max_queue: the most jobs that wait, beside the one that runs.
+            max_queue: the most jobs that wait, the running one not counted.
 
         Raises:
             InputError: a negative ``max_queue``.
@@ -64,7 +64,7 @@ class Worker:
         return self.decoder
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Wait for the job's result; a job that nobody waits for any more is not begun.
+        """Wait for the job's result; a job that was cancelled while it waited is not started.
 
         Raises:
             ApiError: 503 when closed, 429 when too many jobs wait.

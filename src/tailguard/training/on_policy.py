@@ -127,7 +127,7 @@ def train_rloo(
     if len(prompts) < settings.prompts_per_step:
         raise InputError(
             f"{len(prompts)} prompts for prompts_per_step={settings.prompts_per_step}: "
-            "give more prompts, or take fewer a step"
+            "give more prompts, or take fewer per step"
         )
     start = time.perf_counter()
     with (
@@ -215,7 +215,7 @@ def combine_members(
 
     Raises:
         ScoreError: another shape, or a score that is not finite.
-        InputError: a single member beside pessimism > 0.
+        InputError: a single member with pessimism > 0.
     """
     if members.ndim != 2 or members.shape[0] != num_answers or members.shape[1] < 1:
         raise ScoreError(
@@ -228,7 +228,7 @@ def combine_members(
 
 
 class _Recorder(StepProgress):
-    """Collects one dict a step, under short names."""
+    """Collects one dict per step, under short names."""
 
     names: ClassVar = {"risk/mean_reward": "reward", "risk/mean_cost": "cost", "kl": "kl"}
 

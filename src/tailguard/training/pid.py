@@ -94,7 +94,7 @@ class PID:
             # Up to where λ meets its ceiling, but never below where the integral already was.
             integral = min(integral, max(state.integral, self.ceiling - swing))
         else:
-            # Likewise down to where λ meets 0.
+            # In the same way, down to where λ meets 0.
             integral = max(integral, min(state.integral, -swing))
         integral = min(max(integral, 0.0), self.ceiling)
         return PIDState(min(max(integral + swing, 0.0), self.ceiling), integral, violation)
@@ -105,7 +105,7 @@ def newton_scale(penalty_variance: float, cost_variance: float, kl_coef: float) 
 
     For the tilt π ∝ π_ref exp((r − λφ)/β), dE φ/dλ = −Var φ/β, so gains given in these units need
     no tuning when costs or rewards change their scale. A batch whose tail is empty has Var φ near 0;
-    Var C stands in for it. No variance at all means no evidence: the step is 0.
+    Var C is used instead. No variance at all means no evidence: the step is 0.
 
     Args:
         penalty_variance: Var φ_ν(C) over recent answers, in cost units squared.

@@ -101,7 +101,7 @@ class WeightedLikelihoodTrainer(Trainer):
     so that neither the objective nor the size of a step depends on them.
 
     Attributes:
-        curve: one dict a step: step, loss (nats per token), learning_rate.
+        curve: one dict per step: step, loss (nats per token), learning_rate.
     """
 
     loss_scale: float = 1.0

@@ -66,7 +66,7 @@ def interpolate_hinge(
     """E(C − ν)₊ at ν = ``threshold`` from its values on an increasing grid."""
     grid = thresholds_grid.to(hinge)
     below = float(grid[0]) - threshold
-    # Slope −1 below the grid, as if no cost lay there.
+    # Slope −1 below the grid, as if no cost were there.
     if below >= 0.0:
         return hinge[..., 0] + below
     if threshold >= float(grid[-1]):

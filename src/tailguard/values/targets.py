@@ -111,7 +111,7 @@ def value_metrics(
     """Figures of the ensemble's mean on validation rows, against the training rows' constants.
 
     ``reward_r2`` and ``hinge_r2`` (mean and last threshold: ``tail_r2``) are 1 − squared error /
-    that of the constant; ``pinball_skill`` likewise. ``coverage_error`` is the mean distance of
+    that of the constant; ``pinball_skill`` is the same for the pinball loss. ``coverage_error`` is the mean distance of
     P(C ≤ quantile) from its level; ``hinge_bias`` the mean of prediction − outcome at the middle
     threshold, in units of the cost's scale. ``reward_spread`` and ``hinge_spread`` are members' standard
     deviations.
