@@ -213,7 +213,8 @@ class TestChain:
 
         adapters = sorted(folder.glob("train-*/adapter"))
         assert adapters
-        PeftModel.from_pretrained(load_policy(base_policy_path()).model, str(adapters[0]))
+        base: Any = load_policy(base_policy_path()).model
+        PeftModel.from_pretrained(base, str(adapters[0]))
 
     def test_official_client_asks_at_two_risk_levels(self, folder):
         from openai import OpenAI

@@ -40,7 +40,7 @@ class DecoderFile:
         profiles: the calibrated grid.
         thresholds: ν of each profile's certificate.
         scorer_hashes: published scorer → its content hash; a changed one is refused. Scorers that
-            were fitted lie in the artifact itself.
+            were fitted are in the artifact itself.
     """
 
     model: str
@@ -90,8 +90,8 @@ def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
     """The decoder in an artifact or in a run's folder.
 
     Raises:
-        InputError: as `check_decoder`, a model in it cannot be read, or heads that were fitted for
-            another policy than the one that they lie beside.
+        InputError: as `check_decoder`, a model in it cannot be read, or heads were fitted for
+            another policy than the one in their folder.
     """
     directory, content = check_decoder(path)
     reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
@@ -127,7 +127,7 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
 def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
     adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
     heads = ProcessHeads.load(folder / "heads.safetensors")
-    try:  # a seal can be made again by hand; these hashes stand in the heads themselves
+    try:  # a seal can be renewed by hand; these hashes are in the heads' file
         heads.require_policy(content.model_hash, adapter_hash(adapter))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None

@@ -38,7 +38,7 @@ def model_hashes(names: Iterable[str]) -> dict[str, str]:
 
 
 def adapter_hash(adapter: Path | None) -> str:
-    """Content hash of a policy's adapter, ``base`` where it has none: whose heads are whose.
+    """Content hash of a policy's adapter, ``base`` where it has none; process heads carry it.
 
     Of names and bytes alone, so that the copy inside a decoder has the hash of the original.
     """

@@ -39,5 +39,6 @@ class CostWindow:
         """
         if not np.isfinite(costs).all():
             raise ScoreError("a cost is NaN or infinite: the window would lose its tail")
+        # The newest are kept; a batch larger than the window fills it alone.
         kept = np.concatenate([self.costs, np.asarray(costs, dtype=np.float64)])[-self.capacity :]
         return CostWindow(self.capacity, kept)
