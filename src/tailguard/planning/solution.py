@@ -110,7 +110,8 @@ class Solution:
         if self.feasible:
             return self
         pairs = list(zip(self.constraints, self.smallest_reachable_risks, strict=True))
-        missed = [(asked, least) for asked, least in pairs if least > asked.budget]
+        # Where each can be met and no tilt that meets them was found, all are told.
+        missed = [(asked, least) for asked, least in pairs if least > asked.budget] or pairs
         told = " and ".join(
             f"{asked.measure} ≤ {asked.budget:g} ({asked.scope}); the smallest reachable is {least:.6g}"
             for asked, least in missed
