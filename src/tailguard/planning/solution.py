@@ -8,8 +8,8 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.planning.bank import to_float64
 from tailguard.planning.tilt import Threshold
+from tailguard.risk.checks import to_array
 from tailguard.risk.limit import RiskLimit
 
 FEW_SAMPLES = 10.0
@@ -137,7 +137,7 @@ class Solution:
             InputError: shapes that do not fit.
         """
         self.require_feasible()
-        gain, harm = to_float64(reward), to_float64(cost)
+        gain, harm = to_array(reward), to_array(cost)
         raters = harm.ndim == gain.ndim + 1
         if harm.shape[: gain.ndim] != gain.shape or harm.ndim > gain.ndim + 1:
             raise InputError(f"cost of shape {harm.shape} does not fit reward {gain.shape}")

@@ -12,7 +12,7 @@ from tailguard.errors import InputError
 from tailguard.planning import Planner, SampleBank, Solution
 from tailguard.portfolio.assign import Assigner, MixKey
 from tailguard.portfolio.mixing import Mixer
-from tailguard.portfolio.planned import Portfolio
+from tailguard.portfolio.portfolio import Portfolio
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.regret import Objective, RegretScale, check_profiles, regret_scale
 from tailguard.risk import Mean

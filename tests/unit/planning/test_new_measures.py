@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tailguard.planning import RiskConstraint, SampleBank, solve
+from tailguard.planning import RiskConstraint, SampleBank, Scope, solve
 from tailguard.risk import CVaR, MonotoneMeanVariance, RiskMeasure
 
 KL_COEF = 0.25
@@ -20,10 +20,11 @@ class SteepTail(RiskMeasure):
         return threshold + np.maximum(0.5 * excess, 3.0 * excess)
 
     def minimiser(self, costs, weights=None):
-        order = np.argsort(costs)
-        mass = np.full(len(costs), 1 / len(costs)) if weights is None else np.asarray(weights)
+        array = np.asarray(costs)
+        order = np.argsort(array)
+        mass = np.ones(array.size) if weights is None else np.asarray(weights)
         reached = np.cumsum(mass[order]) / mass.sum()
-        return float(np.asarray(costs)[order][np.searchsorted(reached, 0.8 - 1e-12)])
+        return float(array[order][np.searchsorted(reached, 0.8 - 1e-12)])
 
     def value_rows(self, costs, weights):
         size = costs.shape[-1]
@@ -35,7 +36,7 @@ class SteepTail(RiskMeasure):
 MEASURES = [SteepTail(), MonotoneMeanVariance(0.2), MonotoneMeanVariance(2.0)]
 
 
-def between(bank, measure, share, scope="pooled"):
+def between(bank, measure, share, scope: Scope = "pooled"):
     least = solve(bank, RiskConstraint(measure, -1e6, scope), KL_COEF).smallest_reachable_risks[0]
     free = solve(bank, RiskConstraint(measure, np.inf, scope), KL_COEF).risks[0]
     return RiskConstraint(measure, least + share * (free - least), scope)

@@ -272,6 +272,14 @@ def test_a_margin_keeps_budgets_on_other_prompts():
         (lambda b, p: refit(b, [], p, KL_COEF), "log_ratios is empty"),
         (lambda b, p: refit(b, np.zeros((1, 2, 2)), p, KL_COEF), r"log_ratios\[0\]"),
         (lambda b, p: refit(b, np.full((1, *b.reward.shape), np.nan), p, KL_COEF), "log_ratios"),
+        (
+            lambda b, p: refit(b, np.zeros((1, 4, 8)), p, KL_COEF).regret(b.take([0])),
+            "another bank",
+        ),
+        (
+            lambda b, p: refit(b, np.zeros((1, 4, 8)), p, KL_COEF).regret(b, np.zeros((2, 4, 8))),
+            "2 members, not 1",
+        ),
         (lambda b, p: Profile(MEASURE, math.nan), "budget"),
         (lambda b, p: Profile(MEASURE, 0.0, weight=-1.0), "weight"),
     ],
