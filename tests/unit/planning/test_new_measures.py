@@ -16,8 +16,9 @@ class SteepTail(RiskMeasure):
     """The OCE with u(t) = max(t/2, 3t): its minimiser is the cost that a fifth of the mass exceeds."""
 
     def penalty(self, costs, threshold):
-        excess = np.asarray(costs, dtype=np.float64) - threshold
-        return threshold + np.maximum(0.5 * excess, 3.0 * excess)
+        nu = np.asarray(threshold, dtype=np.float64)
+        excess = np.asarray(costs, dtype=np.float64) - nu
+        return nu + np.maximum(0.5 * excess, 3.0 * excess)
 
     def minimiser(self, costs, weights=None):
         array = np.asarray(costs)
