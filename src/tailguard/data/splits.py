@@ -13,7 +13,7 @@ from tailguard.errors import InputError
 
 @dataclass(frozen=True)
 class PromptSplits:
-    """Prompts by what they are for; no prompt stands in two of the first four.
+    """Prompts by what they are for; no prompt is in two of the first four.
 
     Attributes:
         train: to bank and to train on.
@@ -53,6 +53,7 @@ def split_prompts(
         InputError: there are too few.
     """
     distinct = {prompt_id(prompt): prompt for prompt in prompts}
+    # Sorted by id: the draw must not depend on the order of the files.
     free = [distinct[key] for key in sorted(distinct) if key not in reserved]
     if len(free) < sum(sizes):
         raise InputError(
@@ -72,6 +73,8 @@ def with_prompts(
 ) -> tuple[list[Preference], list[Preference]]:
     """Split pairs in two by their prompts' hashes: about ``fraction`` of the prompts, the rest."""
 
+    # By hash and not by a generator: a pair added to a file moves no other pair across the split. The
+    # salt keeps two splits of the same pairs independent.
     def draw(pair: Preference) -> float:
         return int(prompt_id(salt + prompt_id(pair.prompt)), 16) / 16.0**16
 
