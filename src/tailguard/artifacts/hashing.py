@@ -12,7 +12,7 @@ _CHUNK_BYTES = 1 << 20  # a model's weights may not fit into memory at once
 
 
 def hash_of(value: object) -> str:
-    """Hex SHA-256 of a JSON-able value, whatever the order of its keys.
+    """Hex SHA-256 of a JSON-able value; the order of its keys does not matter.
 
     Raises:
         TypeError: it is not; a set or an object would hash differently in every process.

@@ -57,10 +57,10 @@ def split_prompts(
     free = [distinct[key] for key in sorted(distinct) if key not in reserved]
     if len(free) < sum(sizes):
         raise InputError(
-            f"data: {sum(sizes)} prompts asked for (train {sizes[0]}, calibrate {sizes[1]},"
-            f" certify {sizes[2]}) but only {len(free)} distinct ones are there, beside"
-            f" {len(distinct) - len(free)} set aside because they stand in a pair or are evaluated"
-            " on; give more data.prompts or lower num_prompts, num_calibration or num_certification"
+            f"data: {sum(sizes)} prompts are needed (train {sizes[0]}, calibrate {sizes[1]},"
+            f" certify {sizes[2]}) but only {len(free)} distinct ones are available;"
+            f" {len(distinct) - len(free)} are set aside because they are in a pair or are evaluated"
+            " on: give more data.prompts or lower num_prompts, num_calibration or num_certification"
         )
     order: list[int] = generator.permutation(len(free)).tolist()
     drawn = [free[index] for index in order[: sum(sizes)]]

@@ -71,7 +71,7 @@ def run_chain(
     made: dict[str, Path] = {}
     needed = _ancestors(until)
     check_requirements(recipe, needed)  # before hours of work that the last stage would refuse
-    # These begin with work that keeps one core busy; workers load their libraries meanwhile.
+    # These use worker processes, which load their libraries while the stages before them run.
     if needed & {"fit-scorers", "train"}:
         warm_up()
     with locked(root):

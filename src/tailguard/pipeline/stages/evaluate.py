@@ -44,7 +44,7 @@ COSTS_NAME = "costs.parquet"
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """Answers of one policy or decoder, one a prompt.
+    """Answers of one policy or decoder, one per prompt.
 
     Attributes:
         texts: [prompts].
