@@ -265,6 +265,7 @@ class TestAnotherMeasure:
     def test_it_is_planned_and_trained_for(self, other):
         plan, (target,) = read_plan(artifact(other, "Plan"))
         assert plan["targets"][0]["limit"]["measure"] == "mean-variance"
+        assert target.limit is not None
         assert target.figures.risk <= target.limit.budget + 1e-6
         curve = read_json(
             policy_directories(artifact(other, "PolicySet"))["variance"] / "curves.json"
