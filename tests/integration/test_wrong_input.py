@@ -236,7 +236,7 @@ def test_an_infeasible_budget(tmp_path):
     target = {"name": "safest", "tail_mass": 0.25, "budget": 0.5}  # every cost is above 1
     recipe = Recipe.model_validate({"plan": {"targets": [target], "tail_masses": [0.25]}})
     with pytest.raises(
-        InfeasibleError, match=r"'safest' asks for cvar ≤ 0\.5.*can reach is 1\."
+        InfeasibleError, match=r"'safest' asks for cvar at 0\.25 ≤ 0\.5.*can reach is 1\."
     ) as e:
         STAGE.run(recipe, tmp_path, {"bank": bank}, silent)
     assert e.value.exit_status == 3

@@ -55,7 +55,7 @@ class ScorerSection(Section):
         sign_weight: weight of the safe/unsafe signs relative to the comparisons of cost. Signs fix
             the zero of the cost; where comparisons follow Bradley–Terry in units of cost, a small
             weight keeps those units.
-        pessimism: the cost used everywhere is the ensemble's mean + pessimism · its spread.
+        pessimism: κ; the cost used everywhere is the ensemble's mean + κ · its spread.
         cost_bound: declared largest cost; scores are clipped there. Certificates need it.
     """
 
@@ -181,7 +181,7 @@ class DecodingSection(Section):
     Attributes:
         max_candidates: K, candidates per block.
         block_tokens: L, tokens per block.
-        pessimism: bounds are the ensemble's mean ∓ pessimism · spread. At least
+        pessimism: κ of the bounds, the ensemble's mean ∓ κ · its spread. At least
             ``scorers.pessimism``, so that the certified cost is never smaller than the cost that
             budgets are stated in.
         fallback: the text that replaces an answer that is not acceptable.

@@ -123,5 +123,5 @@ def test_it_is_written_and_read_like_every_measure():
     assert describe_measure(measure) == "mean-variance at 0.25"
     limit = RiskLimit(measure, 1.5, "per_prompt")
     assert limit_from_json(limit_to_json(limit)) == limit
-    with pytest.raises(InputError, match="give aversion"):
+    with pytest.raises(InputError, match="needs aversion"):
         parse_measure("mean-variance")
