@@ -59,22 +59,9 @@ class Row(TypedDict, total=False):
     policy: str
 
 
-class FrontierPoint(TypedDict, total=False):
-    """A solution of the plan, or the reference policy itself, on the sample bank.
-
-    Attributes:
-        tail_mass: α of the CVaR that the budget limits.
-        budget: d.
-        risk: CVaR_α.
-        reward: mean reward.
-        effective_sample_size: samples of a prompt that carry the plan.
-    """
-
-    tail_mass: JsonNumber
-    budget: JsonNumber
-    risk: JsonNumber
-    reward: JsonNumber
-    effective_sample_size: JsonNumber
+# Of the plan, on the sample bank: tail_mass (α) and budget (d) that were asked for, risk (CVaR_α),
+# reward, effective_sample_size (samples of a prompt that carry it) and more that is not drawn.
+FrontierPoint: TypeAlias = Mapping[str, JsonNumber]
 
 
 class Record(TypedDict, total=False):

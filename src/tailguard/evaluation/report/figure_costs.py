@@ -8,14 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from tailguard.evaluation.report.figure_style import (
+    TITLE_ROOM,
     Canvas,
     Look,
     finite,
+    further_inches,
     label_below,
     new_figure,
     panels,
     share_axis,
     share_legend,
+    wrapped,
 )
 from tailguard.risk import CVaR, SmallTailWarning
 from tailguard.risk.checks import Values
@@ -78,7 +81,8 @@ def draw_costs(costs: Mapping[str, Values], looks: Looks) -> Canvas | None:
     # The same bins for every policy, or the heights could not be compared.
     everything = np.concatenate(list(found.values()))
     edges = np.histogram_bin_edges(everything, bins=48)
-    figure = new_figure(0.4 + 1.75 * (-(-len(found) // 2)))
+    row_inches = 1.75 + further_inches(found, TITLE_ROOM)
+    figure = new_figure(0.4 + row_inches * (-(-len(found) // 2)))
     axes = panels(figure, len(found), sharex=True, sharey=True)
     for axis, (name, values) in zip(axes, found.items(), strict=True):
         start, mean = _tail(values)
@@ -98,7 +102,7 @@ def draw_costs(costs: Mapping[str, Values], looks: Looks) -> Canvas | None:
             fontsize=9,
         )
         share_axis(axis)
-        axis.set_title(name)
+        axis.set_title(wrapped(name, TITLE_ROOM))
     label_below(axes, "cost (above 0 is unsafe)")
     figure.supylabel("share of answers", fontsize=10)
     return figure

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import NullFormatter
 
 from tailguard.evaluation.record import Row
@@ -41,9 +45,24 @@ _GUIDED_LINES = ("--", ":", "-.")
 _DOTS_PER_INCH = 160  # 1120 pixels: sharp on the page, which shows figures at 46 rem or less
 _WIDTH_INCHES = 7.0
 
+
+class Room(NamedTuple):
+    """How wide a line of a name may be, and its type."""
+
+    inches: float
+    points: float
+
+
+# A legend may take one column over the whole figure, a title a panel of two; names beside the panels
+# must leave room for both panels.
+LEGEND_ROOM = Room(inches=6.2, points=9.0)
+TITLE_ROOM = Room(inches=2.9, points=10.5)
+TICK_ROOM = Room(inches=2.0, points=10.0)
+_TO_PATH: Canvas = TextToPath()
+
 SETTINGS = {
-    "font.size": 10.0,
-    "axes.titlesize": 10.5,
+    "font.size": TICK_ROOM.points,
+    "axes.titlesize": TITLE_ROOM.points,
     "axes.labelsize": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -53,7 +72,7 @@ SETTINGS = {
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 9.0,
+    "legend.fontsize": LEGEND_ROOM.points,
     "text.parse_math": False,  # a policy's name may hold a $, which would start a formula
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.08,
@@ -125,19 +144,47 @@ def label_below(axes: Sequence[Panel], label: str, num_columns: int = 2) -> None
 
 
 def share_legend(figure: Canvas, axes: Sequence[Panel], num_columns: int = 3) -> None:
-    """One legend below all panels, each label once."""
+    """One legend below all panels, each label once, in as many columns as fit, at most so many."""
     entries: dict[str, Panel] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             entries.setdefault(str(label), handle)
-    if entries:
-        figure.legend(
+    if not entries:
+        return
+    # The layout makes room below the panels but never at their sides: a legend wider than the
+    # figure would be cut off there.
+    for columns in range(min(num_columns, len(entries)), 0, -1):
+        legend = figure.legend(
             list(entries.values()),
-            list(entries),
+            [wrapped(label, LEGEND_ROOM) for label in entries],
             loc="outside lower center",
-            ncols=min(num_columns, len(entries)),
+            ncols=columns,
         )
+        if legend.get_window_extent(figure.canvas.get_renderer()).width <= figure.bbox.width:
+            return
+        if columns > 1:
+            legend.remove()
+
+
+@cache  # asked again for every panel, and measuring text is slow
+def wrapped(name: str, room: Room) -> str:
+    """A name over as many lines as it takes; nothing is left out."""
+    # Letters differ in width by a factor of four, so lines are measured and not counted in letters.
+    font = FontProperties(size=room.points)
+    most = int(72.0 * room.inches / (0.25 * room.points))  # hardly a letter is thinner than 1/4 em
+    for num_characters in range(min(len(name), most), 0, -1):
+        lines = textwrap.wrap(name, num_characters)
+        widths = [_TO_PATH.get_text_width_height_descent(line, font, False)[0] for line in lines]
+        if max(widths, default=0.0) <= 72.0 * room.inches:  # a point is 1/72 inch
+            return "\n".join(lines)
+    return name
+
+
+def further_inches(names: Iterable[str], room: Room) -> float:
+    """Height of the lines that the longest of these names takes beyond its first."""
+    num_lines = max((wrapped(name, room).count("\n") + 1 for name in names), default=1)
+    return (num_lines - 1) * 1.25 * room.points / 72.0
 
 
 def to_png(figure: Canvas) -> bytes:

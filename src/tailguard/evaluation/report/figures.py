@@ -20,15 +20,18 @@ from tailguard.evaluation.record import (
 )
 from tailguard.evaluation.report.figure_costs import draw_costs, draw_tails
 from tailguard.evaluation.report.figure_style import (
+    TICK_ROOM,
     Canvas,
     Look,
     Panel,
+    further_inches,
     looks_of,
     new_figure,
     panels,
     share_legend,
     styled,
     to_png,
+    wrapped,
 )
 from tailguard.evaluation.report.figure_training import draw_training
 from tailguard.evaluation.report.findings import budget_metric
@@ -114,8 +117,9 @@ def draw_policies(rows: Sequence[Row], looks: Looks) -> Canvas | None:
     if not shown:
         return None
     num_lines = -(-len(shown) // 2)
-    figure = new_figure(num_lines * (0.8 + 0.26 * len(rows)))
     names = [str(row["name"]) for row in rows]
+    row_inches = 0.26 + further_inches(names, TICK_ROOM)
+    figure = new_figure(num_lines * (0.8 + row_inches * len(rows)))
     for axis, metric in zip(panels(figure, len(shown), sharey=True), shown, strict=True):
         scale = 100.0 if metric.is_rate else 1.0
         for place, row in enumerate(rows):
@@ -125,7 +129,7 @@ def draw_policies(rows: Sequence[Row], looks: Looks) -> Canvas | None:
             if row.get("kind") == "base" and np.isfinite(interval).all():
                 axis.axvspan(interval[1], interval[2], color="#dddddd", lw=0, zorder=0)
         axis.set_title(f"{metric.heading} (%)" if metric.is_rate else metric.heading)
-        axis.set_yticks(range(len(rows)), names)
+        axis.set_yticks(range(len(rows)), [wrapped(name, TICK_ROOM) for name in names])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")
     return figure
@@ -187,7 +191,7 @@ def _reference(axis: Panel, reference: Mapping[str, JsonNumber], tail_mass: floa
     if risk is not None and reward is not None:
         axis.plot(
             to_number(risk), to_number(reward), "x", color="#222222", ms=8, mew=2.0, ls="none",
-            zorder=3, label="base on the bank",
+            zorder=4, label="base on the bank",
         )  # fmt: skip
 
 

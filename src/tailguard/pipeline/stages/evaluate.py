@@ -20,6 +20,7 @@ from tailguard.engines import sample_responses
 from tailguard.errors import InputError
 from tailguard.evaluation.judges import Judge
 from tailguard.evaluation.metrics import measure_answers
+from tailguard.evaluation.record import Record
 from tailguard.pipeline.decoder_artifact import (
     DECODER_NAME,
     DecoderFile,
@@ -133,7 +134,7 @@ STAGE = Stage(
 )
 
 
-def read_record(directory: Path) -> dict[str, Any]:
+def read_record(directory: Path) -> Record:
     """What was measured."""
     return read_json(directory / RECORD_NAME)
 

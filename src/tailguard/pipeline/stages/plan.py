@@ -115,7 +115,10 @@ def _build(work: Work) -> dict[str, Any]:
         {**(limit_to_json(p.limit) or {}), **asdict(PlanFigures.of(s))}
         for p, s in zip(profiles, solutions, strict=True)
     ]
-    for drawn in draw_figures({"frontier": points}):
+    reference = {"reward": float(bank.reward.mean())} | {
+        f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses
+    }
+    for drawn in draw_figures({"frontier": points, "reference": reference}):
         (work.directory / f"{drawn.name}.png").write_bytes(drawn.png)
     write_json(
         work.directory / PLAN_NAME,
@@ -123,8 +126,7 @@ def _build(work: Work) -> dict[str, Any]:
             "kl_coef": settings.kl_coef,
             "targets": [target.to_json() for target, _ in planned],
             "frontier": points,
-            "reference": {"reward": float(bank.reward.mean())}
-            | {f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses},
+            "reference": reference,
         },
     )
     write_tensors(
@@ -133,7 +135,7 @@ def _build(work: Work) -> dict[str, Any]:
     return {target.name: target.to_json() for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 4, ("bank",), _config, lambda recipe: {}, _build)
+STAGE = Stage("plan", "Plan", 5, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
@@ -143,7 +145,7 @@ def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
 
 
 def frontier_rows(directory: Path) -> list[dict[str, str]]:
-    """The planned frontier as lines of a table."""
+    """The planned frontier as lines of a table; each tail mass begins with the base policy's own."""
     headings = {
         "tail_mass": "tail mass α",
         "budget": "budget d",
@@ -155,10 +157,27 @@ def frontier_rows(directory: Path) -> list[dict[str, str]]:
         "effective_sample_size": "effective samples",
     }
     plan, _ = read_plan(directory)
-    return [
-        {heading: f"{point[key]:.3g}" for key, heading in headings.items()}
-        for point in plan["frontier"]
-    ]
+    by_tail_mass: dict[float, list[dict[str, str]]] = {}
+    for point in plan["frontier"]:
+        row = {heading: f"{point[key]:.3g}" for key, heading in headings.items()}
+        by_tail_mass.setdefault(point["tail_mass"], []).append(row)
+    reference = plan["reference"]
+    rows: list[dict[str, str]] = []
+    for tail_mass, planned in by_tail_mass.items():
+        own = {
+            "tail_mass": f"{tail_mass:.3g}",
+            "budget": "none (base)",
+            "reward": f"{reference['reward']:.3g}",
+            "risk": f"{reference[f'cvar_{tail_mass}']:.3g}",
+            # The base policy is what the others are tilted from: no divergence, no tilt, and every
+            # sample carries it.
+            "kl": "0",
+            "multiplier": "0",
+            "threshold": "–",
+            "effective_sample_size": "all",
+        }
+        rows += [{heading: own[key] for key, heading in headings.items()}, *planned]
+    return rows
 
 
 def read_weights(directory: Path, name: str) -> np.ndarray:

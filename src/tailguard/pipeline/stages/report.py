@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tailguard.artifacts import read_json
+from tailguard.artifacts import Json, read_json
 from tailguard.config import Recipe
 from tailguard.data.table import read_table
+from tailguard.evaluation.record import Record, Row
+from tailguard.evaluation.report.page import write_report
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.evaluate import COSTS_NAME, read_record
 from tailguard.pipeline.stages.plan import read_plan
@@ -17,36 +18,33 @@ from tailguard.pipeline.stages.train import CURVES_NAME, policy_directories
 REPORT_NAME = "report.html"
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, Json]:
     return {"name": recipe.name}
 
 
-def _build(work: Work) -> dict[str, Any]:
-    from tailguard.evaluation.report.page import write_report  # loads what draws figures
-
+def _build(work: Work) -> dict[str, Json]:
     plan, _ = read_plan(work.parents["plan"])
-    write_report(
-        {
-            **read_record(work.parents["evaluate"]),
-            "title": work.recipe.name,
-            "settings": _settings(work.recipe),
-            "costs": read_table(work.parents["evaluate"] / COSTS_NAME),
-            "frontier": plan["frontier"],
-            "curves": {
-                name: read_json(directory / CURVES_NAME).get("rloo", [])
-                for name, directory in policy_directories(work.parents["train"]).items()
-            },
-            "regret": _regret(work.parents["portfolio"]),
+    record: Record = {
+        **read_record(work.parents["evaluate"]),
+        "title": work.recipe.name,
+        "settings": _settings(work.recipe),
+        "costs": read_table(work.parents["evaluate"] / COSTS_NAME),
+        "frontier": plan["frontier"],
+        "reference": plan["reference"],
+        "curves": {
+            name: read_json(directory / CURVES_NAME).get("rloo", [])
+            for name, directory in policy_directories(work.parents["train"]).items()
         },
-        work.directory,
-    )
+        "regret": _regret(work.parents["portfolio"]),
+    }
+    write_report(record, work.directory)
     return {}
 
 
 STAGE = Stage(
     "report",
     "Report",
-    2,
+    3,
     ("plan", "train", "portfolio", "evaluate"),
     _config,
     lambda recipe: {},
@@ -54,23 +52,24 @@ STAGE = Stage(
 )
 
 
-def record_rows(evaluation: Path) -> list[dict[str, Any]]:
-    """The rows of an EvalRecord, one a policy or decoder."""
-    return read_record(evaluation)["rows"]
+def record_rows(evaluation: Path) -> list[Row]:
+    """The rows of an EvalRecord, one per policy or decoder."""
+    return list(read_record(evaluation).get("rows") or ())
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Recipe) -> dict[str, Json]:
+    """What a reader of the page wants to know of the recipe; all of it is in the manifests."""
     return {
         "reference policy": Path(recipe.policy.model).name,
         "data": recipe.data.source,
         "price of a nat (β)": recipe.plan.kl_coef,
-        "answers a prompt in the bank": recipe.bank.num_samples,
-        "candidates a block": recipe.decoding.max_candidates,
-        "tokens a block": recipe.decoding.block_tokens,
+        "answers per prompt in the bank": recipe.bank.num_samples,
+        "candidates per block": recipe.decoding.max_candidates,
+        "tokens per block": recipe.decoding.block_tokens,
         "seed": recipe.seed,
     }
 
 
-def _regret(portfolio: Path) -> dict[str, Any]:
+def _regret(portfolio: Path) -> dict[str, Json]:
     content = read_json(portfolio / PORTFOLIO_NAME)
     return {"members": content["members"], "held-out mean regret": content["held_out_regret"]}
