@@ -60,13 +60,8 @@ class BankTable:
         return num_prompts, len(self.prompt_index) // num_prompts
 
     def sample_bank(self) -> SampleBank:
-        """Rewards and costs [prompts, samples]."""
-        _, num_samples = self.shape
-        return SampleBank(
-            self.reward.reshape(self.shape),
-            self.cost.reshape(self.shape),
-            prompt_ids=self.prompt_ids[::num_samples],
-        )
+        """Rewards and costs [prompts, samples], which is all that planning reads."""
+        return _sample_bank(self.shape[0], self.prompt_ids, self.reward, self.cost)
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
@@ -175,8 +170,20 @@ def score_in_parts(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def read_sample_bank(path: Path) -> SampleBank:
+    """The rewards and costs of a bank [prompts, samples], without its texts.
+
+    Raises:
+        InputError: the table is missing or not parquet.
+    """
+    columns = read_table(path)
+    num_prompts = max(columns["prompt_index"]) + 1
+    reward, cost = (np.asarray(columns[name], dtype=np.float64) for name in ("reward", "cost"))
+    return _sample_bank(num_prompts, columns["prompt_id"], reward, cost)
+
+
 def read_bank(path: Path) -> BankTable:
-    """Read what `write_bank` wrote.
+    """All that `write_bank` wrote.
 
     Raises:
         InputError: the table is missing or not parquet.
@@ -194,3 +201,11 @@ def read_bank(path: Path) -> BankTable:
         reward=np.asarray(columns["reward"], dtype=np.float64),
         cost=np.asarray(columns["cost"], dtype=np.float64),
     )
+
+
+def _sample_bank(
+    num_prompts: int, prompt_ids: list[str], reward: np.ndarray, cost: np.ndarray
+) -> SampleBank:
+    rows = (num_prompts, -1)
+    first_of_each = prompt_ids[:: len(prompt_ids) // num_prompts]
+    return SampleBank(reward.reshape(rows), cost.reshape(rows), prompt_ids=first_of_each)

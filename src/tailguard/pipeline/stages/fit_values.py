@@ -21,6 +21,7 @@ from tailguard.pipeline.stages.bank import (
     BANK_NAME,
     BankTable,
     read_bank,
+    read_sample_bank,
     sample_risk,
     write_bank,
 )
@@ -89,7 +90,7 @@ def _build(work: Work) -> dict[str, object]:
         directory = work.directory / name
         directory.mkdir()
         metrics[name] = _fit(work, name, directory)
-        bank = read_bank(directory / BANK_NAME).sample_bank()
+        bank = read_sample_bank(directory / BANK_NAME)
         plans += [_plan(bank, entry, work.recipe) for entry in guided if entry.policy == name]
     described = [plan.to_json() for plan in plans]
     write_json(work.directory / GUIDED_NAME, described)

@@ -20,7 +20,7 @@ from tailguard.pipeline.plan_artifact import (
     write_weights,
 )
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.pipeline.stages.bank import BANK_NAME, read_bank, sample_risk
+from tailguard.pipeline.stages.bank import BANK_NAME, read_sample_bank, sample_risk
 from tailguard.planning import SampleBank, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
 from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope
@@ -37,7 +37,7 @@ def _config(recipe: Recipe) -> dict[str, object]:
 
 
 def _build(work: Work) -> dict[str, object]:
-    bank = read_bank(work.parents["bank"] / BANK_NAME).sample_bank()
+    bank = read_sample_bank(work.parents["bank"] / BANK_NAME)
     settings = work.recipe.plan
     profiles = frontier_profiles(bank, settings.tail_masses, settings.num_budgets)
     solutions = frontier(bank, [p.limit for p in profiles], kl_coef=settings.kl_coef)
