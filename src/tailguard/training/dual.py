@@ -95,6 +95,7 @@ class Dual:
     ) -> Float[np.ndarray, "n costs"]:
         """What each cost adds to the reward: −Σ λφ_ν(c) over the constraints on that cost."""
         shaped = np.zeros_like(costs)
+        # Of this batch and by the current λ: the window only estimates, it does not train.
         for constraint, control in zip(self.constraints, state.controls, strict=True):
             column = constraint.cost_index
             shaped[:, column] -= control.multiplier * constraint.penalty(costs[:, column])
@@ -132,6 +133,7 @@ class Dual:
                 shown[f"window_cvar{end}"] = _risk(_SHOWN_TAIL, window)
         pairs = zip(self.constraints, state.controls, strict=True)
         for k, (constraint, control) in enumerate(pairs):
+            # A spectral measure has a vector of ν; a curve has one value, the smallest.
             end = numbered("", k, len(self.constraints))
             window = state.windows[constraint.cost_index]
             shown[f"multiplier{end}"] = control.multiplier
