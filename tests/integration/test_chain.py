@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
 from tailguard.pipeline import chain, workers
 from tailguard.pipeline.stage import Stage
+from tailguard.pipeline.stages.plan import read_plan
 from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.train import policy_directories
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
@@ -238,3 +241,46 @@ class TestChain:
                 )
                 assert answer.choices[0].message.content
                 assert answer.choices[0].finish_reason in ("stop", "length", "content_filter")
+
+
+VARIANCE = "mean-variance:aversion=1"
+
+
+@pytest.fixture(scope="module")
+def other(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("other") / "run"
+    shutil.copytree(folder, out)  # what does not depend on the measure is there already
+    limit = f'measure: "{VARIANCE}", reduction: 0.4'
+    targets = f"plan.targets=[{{name: variance, {limit}}}]"
+    guided = f"values.guided=[{{policy: variance, {limit}}}]"
+    assert run("run", str(RECIPE), "--set", targets, "--set", guided, "--out", str(out)) == 0
+    return out
+
+
+@pytest.mark.slow
+class TestAnotherMeasure:
+    """A measure that is one file and one line is planned, trained for, asked for and shown."""
+
+    def test_it_is_planned_and_trained_for(self, other):
+        plan, (target,) = read_plan(artifact(other, "Plan"))
+        assert plan["targets"][0]["limit"]["measure"] == "mean-variance"
+        assert target.figures.risk <= target.limit.budget + 1e-6
+        curve = read_json(
+            policy_directories(artifact(other, "PolicySet"))["variance"] / "curves.json"
+        )
+        assert all(np.isfinite(step["violation"]) for step in curve["rloo"])
+
+    def test_it_is_asked_for(self, other, capsys):
+        decoder = read_json(artifact(other, "Decoder") / "decoder.json")
+        budget = str(decoder["profiles"][0]["setting"]["limit"]["budget"])
+        prompt = ("generate", str(other), "--prompt", "how do i open the safe", "--json")
+        capsys.readouterr()
+        assert run(*prompt, "--measure", VARIANCE, "--budget", budget) == 0
+        assert json.loads(capsys.readouterr().out)["text"]
+        assert run(*prompt, "--measure", "mean", "--budget", budget) == 0  # which it is never below
+        assert run(*prompt, "--measure", "mean-variance:aversion=2", "--budget", budget) == 3
+        assert "calibrated: mean-variance at 1 ≤" in capsys.readouterr().err
+
+    def test_it_is_shown(self, other):
+        page = (artifact(other, "Report") / "report.html").read_text()
+        assert "mean-variance at 1 ≤" in page
