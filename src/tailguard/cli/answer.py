@@ -58,8 +58,8 @@ def generate(
         raise InputError("give exactly one of --prompt and --prompts")
     asked = [prompt] if prompt is not None else read_prompts(prompts or "")
     # Before a model is loaded, which may take minutes, so that wrong input is refused at once.
-    beside = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
-    limit = _asked(measure, budget, beside)
+    parameters = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
+    limit = _asked(measure, budget, parameters)
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import load_decoder
 
@@ -76,14 +76,14 @@ def generate(
 
 
 def _asked(
-    measure: str | None, budget: float | None, beside: Mapping[str, float | None]
+    measure: str | None, budget: float | None, parameters: Mapping[str, float | None]
 ) -> RiskLimit | None:
     """The limit that the options ask for; an error names the option to change."""
     from tailguard.errors import InputError
     from tailguard.risk.spelling import parse_request
 
     try:
-        return parse_request(measure, budget, beside)
+        return parse_request(measure, budget, parameters)
     except InputError as error:
         if error.parameter is None:
             raise

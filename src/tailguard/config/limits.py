@@ -42,13 +42,13 @@ class LimitSection(Section):
     scope: Literal["pooled", "per_prompt"] = "pooled"
 
     def risk_measure(self, cost_bound: float = ANY_COST_BOUND) -> RiskMeasure:
-        """The measure, with the recipe's declared largest cost where it needs one.
+        """The measure, with the recipe's declared largest cost if it needs one.
 
         Raises:
             InputError: an unknown measure, or a parameter that it lacks or does not have.
         """
-        beside = self.model_dump(include={"tail_mass", "weight", "theta"})
-        return parse_measure(self.measure, context=beside | {"cost_bound": cost_bound})
+        parameters = self.model_dump(include={"tail_mass", "weight", "theta"})
+        return parse_measure(self.measure, context=parameters | {"cost_bound": cost_bound})
 
     @field_validator("measure")
     @classmethod

@@ -79,9 +79,9 @@ class Options(BaseModel):
         Raises:
             ApiError: 400, naming the field to change.
         """
-        beside = self.model_dump(include={"tail_mass", "weight", "theta"})
+        parameters = self.model_dump(include={"tail_mass", "weight", "theta"})
         try:
-            return parse_request(self.measure, self.budget, beside)
+            return parse_request(self.measure, self.budget, parameters)
         except InputError as error:
             field = error.parameter or "measure"
             raise bad_request(f"tailguard: {error}", param=f"tailguard.{field}") from error

@@ -145,7 +145,7 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, object]:
         generator=torch.Generator().manual_seed(work.seed(f"{name}: heads")),
         on_progress=work.steps(f"{name}: process heads"),
     )
-    # Heads predict what this policy does next; beside any other policy they are refused.
+    # Heads predict what this policy does next; with any other policy they are refused.
     heads.base_hash = policy_input(recipe)["policy"]
     heads.policy_hash = adapter_hash(trained_adapter(work.parents["train"], name))
     heads.save(directory / HEADS_NAME)
@@ -170,7 +170,7 @@ def _prefix_states(
 def _threshold_grid(costs: np.ndarray) -> torch.Tensor:
     """A grid of ν over the range of costs, dense in the upper tail, where budgets are."""
     # The heads need an increasing grid: equal costs make equal quantiles, and steps far below the
-    # range of costs are rounding. Costs that are all equal leave no grid: two points stand in.
+    # range of costs are rounding. Costs that are all equal leave one point: a second is added.
     grid = np.unique(np.quantile(costs, _GRID_QUANTILES).astype(np.float32))
     span = max(float(costs.max() - costs.min()), 1e-3)
     keep = np.concatenate([[True], np.diff(grid) > 1e-3 * span])
