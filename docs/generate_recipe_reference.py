@@ -1,6 +1,6 @@
 """Write recipes.md from the recipe's schema: every key, what it may be, its default, its meaning.
 
-Run it after every change of ``tailguard.config.recipe``; a test compares.
+Run it after every change of the schema in ``tailguard.config``; a test compares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tailguard.config.recipe import (
+from tailguard.config import (
     BankSection,
     DecodingSection,
     EvaluateSection,

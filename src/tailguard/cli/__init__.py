@@ -1,4 +1,4 @@
-"""Command line: parse, call, show. Heavy imports stand inside the commands."""
+"""Command line: parse, call, show. Heavy imports are inside the commands."""
 
 from tailguard.cli.app import main
 

@@ -4,38 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from tailguard.risk import RiskLimit
 
+# Only typer and the standard library are imported here: `tailguard --help` loads this module.
+
 DecoderArgument = Annotated[
-    Path, typer.Argument(metavar="DECODER", help="A decoder, or the folder of a run.")
+    Path, typer.Argument(metavar="DECODER", help="A decoder, or the folder of a run with one.")
 ]
 
 
 def generate(
     decoder: DecoderArgument,
-    prompt: Annotated[str | None, typer.Option(help="One prompt.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A JSONL file of prompts.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A single prompt.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A JSONL file with one prompt per line.")
+    ] = None,
     measure: Annotated[
         str | None,
         typer.Option(
-            help="cvar (the default), mean, mean-cvar, entropic, spectral or another; parameters "
-            "stand behind it, as in cvar:tail_mass=0.1, or in the options below."
+            help="cvar (the default), mean, mean-cvar, entropic, spectral or another. Parameters "
+            "follow it, as in cvar:tail_mass=0.1, or are given by the options below."
         ),
     ] = None,
-    tail_mass: Annotated[float | None, typer.Option(help="α of CVaR and mean-CVaR.")] = None,
-    budget: Annotated[float | None, typer.Option(help="d, the largest risk accepted.")] = None,
+    tail_mass: Annotated[
+        float | None, typer.Option(help="α of CVaR and mean-CVaR, e.g. 0.1 for the worst tenth.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="d, the largest risk that is accepted.")
+    ] = None,
     weight: Annotated[float | None, typer.Option(help="κ of mean-CVaR.")] = None,
     theta: Annotated[float | None, typer.Option(help="θ of the entropic measure.")] = None,
-    max_candidates: Annotated[int | None, typer.Option(help="K, candidates a block.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    max_candidates: Annotated[int | None, typer.Option(help="K, candidates per block.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per answer.")
+    ] = False,
 ) -> None:
-    """Answer prompts at the risk asked for."""
+    """Answer prompts under a limit on risk.
+
+    Without a measure and a budget, the first calibrated profile of the decoder answers.
+    """
     import json
 
     from tailguard.data import read_prompts
@@ -44,9 +57,9 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise InputError("give exactly one of --prompt and --prompts")
     asked = [prompt] if prompt is not None else read_prompts(prompts or "")
-    # What is wrong is said before anything is loaded.
-    beside = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
-    limit = _asked(measure, budget, beside)
+    # Before a model is loaded, which may take minutes, so that wrong input is refused at once.
+    parameters = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
+    limit = _asked(measure, budget, parameters)
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import load_decoder
 
@@ -63,14 +76,14 @@ def generate(
 
 
 def _asked(
-    measure: str | None, budget: float | None, beside: Mapping[str, Any]
+    measure: str | None, budget: float | None, parameters: Mapping[str, float | None]
 ) -> RiskLimit | None:
-    """The limit that the options ask for; an error names the option at fault."""
+    """The limit that the options ask for; an error names the option to change."""
     from tailguard.errors import InputError
     from tailguard.risk.spelling import parse_request
 
     try:
-        return parse_request(measure, budget, beside)
+        return parse_request(measure, budget, parameters)
     except InputError as error:
         if error.parameter is None:
             raise
@@ -83,28 +96,31 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with one accepted key a line.")
+        Path | None,
+        typer.Option(help="File with one accepted API key per line; by default none is needed."),
     ] = None,
 ) -> None:
-    """Serve a decoder with OpenAI's API."""
+    """Serve a decoder through an OpenAI-compatible API."""
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
     from tailguard.serve import serve_decoder
 
-    check_decoder(decoder)  # what is wrong is said before anything is started
+    check_decoder(decoder)  # the server loads it in the background: too late for a message here
     quiet_libraries()
     serve_decoder(lambda: load_decoder(decoder), host=host, port=port, api_key_file=api_key_file)
 
 
 def certify(
     decoder: DecoderArgument,
-    prompts: Annotated[Path, typer.Option(help="Held-out prompts, JSONL.")],
-    tail_mass: Annotated[float, typer.Option(help="α of CVaR.")],
-    budget: Annotated[float | None, typer.Option(help="d of the profile; the strictest.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of the bound.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    prompts: Annotated[Path, typer.Option(help="A JSONL file of held-out prompts.")],
+    tail_mass: Annotated[float, typer.Option(help="α of the CVaR to bound.")],
+    budget: Annotated[
+        float | None, typer.Option(help="d of the profile to certify; by default the strictest.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the bound.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
 ) -> None:
-    """Bound the tail of what a decoder serves on held-out prompts, as JSON."""
+    """Bound the tail risk of a decoder's answers to held-out prompts; printed as JSON."""
     import json
 
     from tailguard.data import read_prompts

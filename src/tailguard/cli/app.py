@@ -1,4 +1,4 @@
-"""The commands, and the exit status that each error ends with."""
+"""The commands, and the exit status of each kind of error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tailguard.cli.answer import certify, generate, serve
 from tailguard.cli.run import add_stage_commands, demo, inspect, run
 from tailguard.errors import TailguardError
 
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
+_INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(
     name="tailguard",
@@ -35,7 +35,9 @@ def _show_version(value: bool) -> bool:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback if there is an error.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -59,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _exit_status(arguments: list[str]) -> int:
+    # Accepted anywhere, also behind the command, where typer would not know it.
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    # Tokenizers warn when a process forks after using threads, and workers are forked.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         result = app(args=arguments, prog_name="tailguard", standalone_mode=False)
@@ -70,10 +74,10 @@ def _exit_status(arguments: list[str]) -> int:
         return _say(error.format_message(), 2)
     except TailguardError as error:
         return _fail(error, str(error), error.exit_status, debug=debug)
-    except Exception as error:  # noqa: BLE001 - the edge: users get a line, --debug the traceback
+    except Exception as error:  # noqa: BLE001 - the outermost call: one line for users, the traceback with --debug
         return _fail(error, _unexpected(error), 1, debug=debug)
     if result == _INTERRUPTED:
-        return _say("interrupted; the same command goes on where it stopped", 1)
+        return _say("interrupted; run the same command again to continue where it stopped", 1)
     return result if isinstance(result, int) else 0
 
 
@@ -84,6 +88,7 @@ def _fail(error: BaseException, message: str, status: int, *, debug: bool) -> in
 
 
 def _say(message: str, status: int) -> int:
+    # Messages of libraries may have several lines; programs that call us read one.
     sys.stderr.write(f"tailguard: {' '.join(message.split())}\n")
     return status
 
@@ -94,10 +99,10 @@ def _unexpected(error: Exception) -> str:
         return f"{where}the disk is full; free some space and run the same command again"
     if isinstance(error, OSError):
         return f"{where}{error.strerror or error}"
-    return f"{type(error).__name__}: {error} (this should not happen; see it with --debug)"
+    return f"{type(error).__name__}: {error} (this is a fault of tailguard; run again with --debug for the traceback)"
 
 
 def _is_disk_full(error: Exception) -> bool:
-    """Also where a library (safetensors) wraps the system's error in one of its own."""
+    # safetensors wraps the system's error in one of its own that keeps only the text.
     numbers = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in numbers or os.strerror(errno.ENOSPC) in str(error)

@@ -1,21 +1,33 @@
-"""Commands that make artifacts, and the one that shows them."""
+"""Commands that make artifacts, and the command that shows them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe of the run.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe, e.g. bank.num_samples=32; may be repeated.",
+    ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of the run; by default out/NAME."),
+]
+_SKIPPED = "The stages that it needs run first; stages whose artifact exists are skipped."
+_SHORT_STAGES = {"prepare", "bank", "plan"}
 
 
 def demo(out: OutOption = None) -> None:
@@ -27,32 +39,36 @@ def demo(out: OutOption = None) -> None:
 
 
 def run(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
-    """Run all stages of a recipe; what is there already is not made again."""
+    """Run all stages of a recipe; stages whose artifact exists are skipped."""
     _run(recipe, overrides or [], out or Path("out") / recipe.stem, "report")
 
 
 def add_stage_commands(app: typer.Typer) -> None:
-    """Add one command per stage, each running what it needs first."""
+    """Add one command per stage; it also runs the stages that it needs."""
     for name, text in STAGE_SUMMARIES.items():
-        app.command(name, help=text)(_stage_command(name))
+        app.command(name, help=f"{text}\n\n{_SKIPPED}", short_help=text)(_stage_command(name))
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact, or a run's folder.")],
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="An artifact, or the folder of a run.")
+    ],
 ) -> None:
-    """Show what an artifact is, where it came from, and its figures, as JSON."""
+    """Show what an artifact is, what it was made from, and its figures; printed as JSON."""
     import json
     from dataclasses import asdict
 
-    from tailguard.artifacts import read_json, read_manifest
+    from tailguard.artifacts import Json, read_json, read_manifest
     from tailguard.artifacts.manifest import RUN_INDEX_NAME
 
     index = artifact / RUN_INDEX_NAME
-    shown: dict[str, Any] = read_json(index) if index.is_file() else asdict(read_manifest(artifact))
+    shown: dict[str, Json] = (
+        read_json(index) if index.is_file() else asdict(read_manifest(artifact))
+    )
     typer.echo(json.dumps(shown, indent=1))
 
 
-def _stage_command(name: str) -> Any:
+def _stage_command(name: str) -> Callable[..., None]:
     def command(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
         _run(recipe, overrides or [], out or Path("out") / recipe.stem, name)
 
@@ -68,7 +84,9 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
     started = time.perf_counter()
     with progress_bars() as bars:
         bars.line(f"{recipe.name}: loading libraries")
-        if until not in {"prepare", "bank", "plan"}:  # worker processes load theirs meanwhile
+        # Worker processes load their libraries while this one loads its own. A command that ends
+        # early may need none: there `run_chain` starts them.
+        if until not in _SHORT_STAGES:
             warm_up()
         from tailguard.models.quiet import quiet_libraries
         from tailguard.pipeline.chain import run_chain
@@ -77,7 +95,9 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
 
         def on_stage(name: str, path: Path, skipped: bool) -> None:
             seconds = time.perf_counter() - started
-            bars.line(f"{seconds:7.1f} s  {name:<12} {path}{' (was there)' if skipped else ''}")
+            bars.line(
+                f"{seconds:7.1f} s  {name:<12} {path}{' (exists; skipped)' if skipped else ''}"
+            )
 
         made = run_chain(recipe, out, until=until, progress=bars, on_stage=on_stage)
     if until == "plan":

@@ -1,33 +1,35 @@
 """Recipe schemas. Torch-free."""
 
+from tailguard.config.data_sections import FileData, SandboxData
+from tailguard.config.limits import UNCONSTRAINED, Guided, LimitSection, Target
 from tailguard.config.load import load_recipe
 from tailguard.config.recipe import (
-    UNCONSTRAINED,
+    BankSection,
     DecodingSection,
     EvaluateSection,
-    FileData,
-    Guided,
-    LimitSection,
+    PlanSection,
     PolicySection,
     Recipe,
-    SandboxData,
     ScorerSection,
-    Target,
     TrainSection,
     ValuesSection,
 )
+from tailguard.config.section import Section
 
 __all__ = [
     "UNCONSTRAINED",
+    "BankSection",
     "DecodingSection",
     "EvaluateSection",
     "FileData",
     "Guided",
     "LimitSection",
+    "PlanSection",
     "PolicySection",
     "Recipe",
     "SandboxData",
     "ScorerSection",
+    "Section",
     "Target",
     "TrainSection",
     "ValuesSection",

@@ -5,32 +5,35 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from tailguard.config.recipe import FileData, Recipe, SandboxData
+from tailguard.config.data_sections import FileData, SandboxData
+from tailguard.config.recipe import Recipe
 from tailguard.config.yaml_text import line_of, parse_yaml, read_yaml
 from tailguard.errors import InputError
 
 Key = tuple[str | int, ...]
 Models = list[type[BaseModel]]
 
-_LONGEST_SHOWN = 60
-_CLOSE = 0.6  # difflib's own idea of a close match
+_LONGEST_SHOWN = 60  # characters of a wrong value: the message stays on one line of a terminal
+_CLOSE = 0.6  # difflib's default for a close match
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        path: a YAML file. Relative paths in it, and in overrides, are relative to its folder.
-        overrides: ``section.key=value``, the value in YAML; a number is a place in a list.
+        path: a YAML file. Paths in it, and in overrides, are relative to its folder.
+        overrides: ``section.key=value``, the value in YAML; a number is an index into a list.
 
     Raises:
-        InputError: file missing, not YAML, a key twice, an unknown or ill-typed key (with its
-            line and the nearest valid key), or an override of no known key.
+        InputError: the file is missing or not YAML, a key appears twice, a key is unknown or has a
+            value of the wrong type (with its line and the nearest valid key), or an override names
+            an unknown key.
     """
     fields, node = read_yaml(path)
     for override in overrides:
@@ -42,48 +45,67 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _with_absolute_paths(recipe, path.resolve().parent)
 
 
-def _override(fields: dict[Any, Any], override: str) -> None:
+def _override(fields: dict[object, object], override: str) -> None:
+    # Overrides are written into the YAML's values before the schema sees them, so that a wrong
+    # override gives the same messages as a wrong key of the file.
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {override}: give key=value, e.g. --set bank.num_samples=32")
     *parents, last = key.split(".")
-    section: Any = fields
+    section: object = fields
     for depth, parent in enumerate(parents, start=1):
-        section = _inside(section, parent)
-        if not isinstance(section, (dict, list)):
+        found = _inside(section, parent)
+        if not isinstance(found, (dict, list)):
             name = ".".join(parents[:depth])
             raise InputError(f"--set {override}: '{name}' is not a section of the recipe")
-    place: Any = last
-    if isinstance(section, list):
-        length = len(cast("list[Any]", section))
-        if not (last.isdigit() and int(last) < length):
-            raise InputError(f"--set {override}: '{last}' is no place in a list of {length}")
-        place = int(last)
+        section = cast(object, found)
     try:
-        section[place] = parse_yaml(value)[0]
+        given = parse_yaml(value)[0]
     except (yaml.YAMLError, ValueError):
         raise InputError(f"--set {override}: the value is not YAML") from None
+    if isinstance(section, list):
+        items = cast("list[object]", section)
+        if (place := _index(last, items)) is None:
+            raise InputError(
+                f"--set {override}: '{last}' is not an index into a list of {len(items)}"
+            )
+        items[place] = given
+    else:
+        cast("dict[object, object]", section)[last] = given
 
 
-def _inside(section: Any, name: str) -> Any:
-    """What stands in a section under a name, made if it is not there; None if there is no such."""
+def _inside(section: object, name: str) -> object:
+    """The value of a key or an index in a section; a missing key gets an empty section.
+
+    Returns:
+        None if the section is a list without this index.
+    """
     if isinstance(section, dict):
-        known = cast("dict[Any, Any]", section)
-        if known.get(name) is None:
+        known = cast("dict[object, object]", section)
+        if known.get(name) is None:  # also a key without a value: `bank:` alone is null in YAML
             known[name] = {}
         return known[name]
-    items = cast("list[Any]", section)
-    return items[int(name)] if name.isdigit() and int(name) < len(items) else None
+    items = cast("list[object]", section)
+    place = _index(name, items)
+    return None if place is None else items[place]
 
 
-def _message(error: ValidationError, path: Path, node: Any, overrides: Sequence[str]) -> str:
+def _index(name: str, items: list[object]) -> int | None:
+    return int(name) if name.isdigit() and int(name) < len(items) else None
+
+
+def _message(
+    error: ValidationError, path: Path, node: yaml.Node | None, overrides: Sequence[str]
+) -> str:
+    """One line: where, which key, what is wrong, and the nearest valid key or what was given."""
     problems = error.errors()
-    # A misspelt key that is required is both unknown and missing; the first says how to mend it.
+    # A misspelt key that is required is both unknown and missing; "unknown" says how to fix it.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key, models = _resolve(problem["loc"])
     name = ".".join(str(part) for part in key) or "recipe"
     line = line_of(node, key)
     where = f"{path}, line {line}" if line else f"{path}"
+    # The last override of the key, or of a section around it, is what the user must change.
     for override in overrides:
         set_key = override.partition("=")[0] + "."
         if f"{name}.".startswith(set_key) or (not line and set_key.startswith(f"{name}.")):
@@ -94,23 +116,24 @@ def _message(error: ValidationError, path: Path, node: Any, overrides: Sequence[
     return f"{where}: {name}: {_joined(found)}{_given(problem)}"
 
 
-def _words(problem: Any) -> str:
+def _words(problem: ErrorDetails) -> str:
+    """Pydantic's message, or a plainer one where it speaks of Python's types."""
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "input should be a section of keys and values"
     if problem["type"] == "union_tag_not_found":
-        return "say where it comes from: source: sandbox, or source: files"
-    message: str = problem["msg"].removeprefix("Value error, ")
+        return "give source: sandbox, or source: files"
+    message = problem["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
 def _joined(messages: list[str]) -> str:
-    """What a value may be, of several kinds, as one sentence."""
+    """One sentence from the messages of a union, of which each member gives its own."""
     first, *others = dict.fromkeys(messages)
     return " or ".join([first, *(other.removeprefix("input should be ") for other in others)])
 
 
-def _given(problem: Any) -> str:
-    value = problem.get("input")
+def _given(problem: ErrorDetails) -> str:
+    value: object = problem.get("input")
     if isinstance(value, dict) or problem["type"] == "missing":
         return ""
     shown = repr(value)
@@ -118,7 +141,11 @@ def _given(problem: Any) -> str:
 
 
 def _nearest(key: Key, section: Models) -> str:
-    """The valid key nearest to an unknown one: of its section, or of its very name elsewhere."""
+    """The valid key nearest to an unknown one.
+
+    A close match in its section; else a key of exactly this name in another section; else the least
+    distant key of its section.
+    """
     last = str(key[-1])
     names = sorted({name for model in section for name in model.model_fields})
     close = difflib.get_close_matches(last, names, n=1, cutoff=_CLOSE)
@@ -127,9 +154,9 @@ def _nearest(key: Key, section: Models) -> str:
 
 
 def _resolve(location: tuple[int | str, ...]) -> tuple[Key, Models]:
-    """The key that pydantic's location means, and the models that its last part is a field of.
+    """The key of a pydantic location, and the models that its last part is a field of.
 
-    A location also names the member of a union that was tried; those parts are no keys.
+    A location also names the member of a union that was tried; those parts are not keys.
     """
     key: list[str | int] = []
     section: Models = [Recipe]
@@ -148,6 +175,7 @@ def _resolve(location: tuple[int | str, ...]) -> tuple[Key, Models]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """The values of ``source`` that select this model in the union of `Recipe.data`."""
     source = model.model_fields.get("source")
     return get_args(source.annotation) if source else ()
 
@@ -156,7 +184,8 @@ def _models_of(model: type[BaseModel], name: str) -> Models:
     return _models_in(model.model_fields[name].annotation) if name in model.model_fields else []
 
 
-def _models_in(annotation: Any) -> Models:
+def _models_in(annotation: object) -> Models:
+    """The models in an annotation, through unions, tuples and Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
@@ -170,9 +199,10 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Resolve what is a path against the recipe's folder; names of hub models stay."""
+    """Resolve paths against the recipe's folder; names of hub models stay as they are."""
 
     def resolve(name: str) -> str:
+        # "owner/model" is a hub name unless the recipe's folder has such a path.
         is_path = name.startswith((".", "/", "~")) or ("/" in name and (folder / name).exists())
         return str((folder / Path(name).expanduser()).resolve()) if is_path else name
 

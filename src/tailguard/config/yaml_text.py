@@ -1,4 +1,4 @@
-"""YAML as recipes need it: ``2e-4`` is a number, no key twice, and every error has its line."""
+"""YAML as recipes need it: ``2e-4`` is a number, no key appears twice, and every error has its line."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from tailguard.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself reads ``2e-4`` (no point) as text."""
+    """PyYAML's safe loader, extended: by itself it reads ``2e-4`` (no decimal point) as text."""
 
 
+# On a subclass, because a resolver added to SafeLoader would change YAML for the whole process.
 cast(Any, _Loader).add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
 )
 
 
-def parse_yaml(text: str) -> tuple[Any, Any]:
-    """The value of a YAML text, and its tree of nodes, which knows the lines.
+def parse_yaml(text: str) -> tuple[object, yaml.Node | None]:
+    """The value of a YAML text, and its tree of nodes, which holds the line numbers.
 
     Raises:
         yaml.YAMLError: not YAML.
-        ValueError: a scalar that is no value, e.g. the 40th of May.
+        ValueError: an invalid scalar, e.g. the date 2024-13-45.
     """
-    node: Any = cast(Any, yaml).compose(text, Loader=_Loader)
+    node: yaml.Node | None = cast(Any, yaml).compose(text, Loader=_Loader)
     return yaml.load(text, Loader=_Loader), node
 
 
-def read_yaml(path: Path) -> tuple[dict[Any, Any], Any]:
+def read_yaml(path: Path) -> tuple[dict[object, object], yaml.Node | None]:
     """The mapping in a YAML file, and its tree of nodes.
 
     Raises:
-        InputError: missing, unreadable, not YAML, not a mapping, or a key twice.
+        InputError: missing, unreadable, not YAML, not a mapping, or a key appears twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -50,50 +51,53 @@ def read_yaml(path: Path) -> tuple[dict[Any, Any], Any]:
         raise InputError(f"{path}{line}: not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {error}") from None
-    _require_keys_once(path, node)
+    if node is not None:  # an empty file has none
+        _require_keys_once(path, node)
     if value is not None and not isinstance(value, dict):
         raise InputError(f"{path}, line 1: a recipe is a mapping of keys to values")
-    return cast("dict[Any, Any]", value or {}), node
+    return cast("dict[object, object]", value or {}), node
 
 
-def line_of(node: Any, key: tuple[str | int, ...]) -> int | None:
-    """Line of the deepest part of ``key`` that stands in the file."""
+def line_of(node: yaml.Node | None, key: tuple[str | int, ...]) -> int | None:
+    """Line of the deepest part of ``key`` that is in the file; None if no part of it is."""
     line = None
     for part in key:
         if isinstance(node, yaml.MappingNode):
             found = [(k, v) for k, v in node.value if k.value == str(part)]
             if not found:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            name, node = found[0]
+            line = name.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 break
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            item: yaml.Node = node.value[part]
+            line, node = item.start_mark.line + 1, item
         else:
             break
     return line
 
 
-def _require_keys_once(path: Path, node: Any) -> None:
-    """PyYAML silently keeps the last of two equal keys; a recipe must not."""
+def _require_keys_once(path: Path, node: yaml.Node) -> None:
+    """Refuse a repeated key: PyYAML silently keeps the last one."""
     seen_nodes: set[int] = set()
+    # A stack, not recursion, and each node once: aliases share nodes and may even form a cycle.
     waiting = [node]
     while waiting:
-        here: Any = waiting.pop()
-        if id(here) in seen_nodes:  # an alias
+        here = waiting.pop()
+        if id(here) in seen_nodes:
             continue
         seen_nodes.add(id(here))
         if isinstance(here, yaml.SequenceNode):
             waiting += here.value
         if not isinstance(here, yaml.MappingNode):
             continue
-        lines: dict[Any, int] = {}
+        lines: dict[object, int] = {}
         for key, value in here.value:
             line = key.start_mark.line + 1
             if key.value in lines:
                 raise InputError(
-                    f"{path}, line {line}: key '{key.value}' stands twice (first on line"
+                    f"{path}, line {line}: key '{key.value}' appears twice (first on line"
                     f" {lines[key.value]}); keep one"
                 )
             lines[key.value] = line

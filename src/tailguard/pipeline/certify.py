@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,16 +25,25 @@ def certify_decoder(
     budget: float | None,
     confidence: float,
     seed: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Bound the CVaR of what a decoder serves on prompts that it never saw.
 
+    Args:
+        path: of the decoder, or of the folder of its run.
+        prompts: held out.
+        tail_mass: α.
+        budget: d of the profile to certify; None for the strictest profile at this tail mass.
+        confidence: confidence level of the bound.
+        seed: seed of the sampling.
+
     Raises:
-        InputError: a prompt that the decoder was trained or calibrated on, or bad numbers.
+        InputError: a prompt that the decoder was trained or calibrated on, or a number out of range.
         InfeasibleError: no profile is as strict.
     """
     if not 0.0 < confidence < 1.0:
-        raise InputError(f"--confidence {confidence}: must lie in (0, 1)")
+        raise InputError(f"--confidence {confidence}: give a number between 0 and 1")
     directory, content = check_decoder(path)
+    # Before the models are loaded: this takes a moment, loading them may take minutes.
     seen = set(read_table(directory / SEEN_NAME)["prompt_id"])
     overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
     if overlap:
@@ -45,7 +53,7 @@ def certify_decoder(
         )
     decoder = load_decoder(directory)
     measure = CVaR(tail_mass)
-    if budget is None:  # the strictest there is at such a tail mass
+    if budget is None:
         budgets = [p.limit.budget for p in decoder.profiles if p.limit.measure.dominates(measure)]
         budget = min(budgets, default=math.inf)
     profile = match_profile(decoder.profiles, RiskLimit(measure, budget))
@@ -54,7 +62,9 @@ def certify_decoder(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
     )
     answers = decoder.settle(prompts, drafts, profile.setting)
-    # A larger risk bounds a smaller one; a vector of thresholds belongs to its own measure.
+    # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
+    # threshold the measure that was asked for can be bounded itself; several thresholds belong to
+    # the profile's own measure.
     bounded = measure if np.ndim(threshold) == 0 else profile.limit.measure
     bound = risk_upper_bound(
         served_costs(answers, content.cost_bound),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-from tailguard.artifacts import find_artifact, read_json, require_sealed, write_json
+from tailguard.artifacts import Json, find_artifact, read_json, require_sealed, write_json
 from tailguard.decoding import (
     CalibratedProfile,
     Certificate,
@@ -34,7 +33,7 @@ class DecoderFile:
     Attributes:
         model: the reference policy.
         model_hash: its content hash; another model of the same name is refused.
-        trust_remote_code: whether its own code may run.
+        trust_remote_code: whether code that comes with it may run.
         cost_bound: declared largest cost, for certificates.
         max_scorer_tokens: longest text that is scored.
         profiles: the calibrated grid.
@@ -60,18 +59,18 @@ class DecoderFile:
     @classmethod
     def read(cls, path: Path) -> DecoderFile:
         """Read what `write` wrote."""
-        content: dict[str, Any] = read_json(path)
+        content: dict[str, Json] = read_json(path)
         profiles = tuple(_profile_from_json(entry) for entry in content.pop("profiles"))
         thresholds = tuple(as_threshold(nu) for nu in content.pop("thresholds"))
         return cls(profiles=profiles, thresholds=thresholds, **content)
 
 
 def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
-    """The folder of a decoder and what its file says, looked at without loading any model.
+    """The folder of a decoder and its file's content, checked without loading a model.
 
     Raises:
         InputError: not a decoder, its files were changed, or the reference model or a published
-            scorer that it was made on is gone or another one.
+            scorer that it was made on is missing or was changed.
     """
     directory = find_artifact(Path(path), "Decoder")
     require_sealed(directory)
@@ -108,7 +107,7 @@ def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
 
 
 def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
-    """What tables call guided decoders: as short as tells them apart.
+    """Names of guided decoders in tables: the shortest form in which all differ.
 
     Raises:
         InputError: two profiles are the same.
@@ -137,7 +136,7 @@ def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
     return GuidedPolicy(policy, heads)
 
 
-def _profile_to_json(profile: CalibratedProfile) -> dict[str, Any]:
+def _profile_to_json(profile: CalibratedProfile) -> dict[str, Json]:
     setting = {f.name: getattr(profile.setting, f.name) for f in fields(profile.setting)}
     certificate = None if profile.certificate is None else asdict(profile.certificate)
     return {
@@ -146,14 +145,14 @@ def _profile_to_json(profile: CalibratedProfile) -> dict[str, Any]:
     }
 
 
-def _profile_from_json(content: dict[str, Any]) -> CalibratedProfile:
+def _profile_from_json(content: dict[str, Json]) -> CalibratedProfile:
     setting, certificate = dict(content["setting"]), content["certificate"]
     limit = limit_from_json(setting["limit"])
-    assert limit is not None  # as every setting has one
+    assert limit is not None  # every setting has one
     setting |= {
         "limit": limit,
         "threshold": as_threshold(setting["threshold"]),
-        "acceptance_level": float(setting["acceptance_level"]),  # infinities are written as text
+        "acceptance_level": float(setting["acceptance_level"]),  # JSON holds infinities as text
     }
     if certificate is not None:
         bound = float(certificate["risk_upper_bound"])

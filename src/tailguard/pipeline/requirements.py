@@ -1,4 +1,4 @@
-"""What a recipe must say for the stages that are asked of it, checked before the first of them."""
+"""What a recipe must hold for the stages that will run, checked before the first of them runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tailguard.pipeline.stages.evaluate import NO_EVALUATION_PROMPTS
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
-    """Refuse a recipe that a stage hours away would refuse.
+    """Refuse at once what a later stage would refuse, perhaps hours later.
 
     Args:
-        recipe: checked by itself.
-        stages: names of those that will run.
+        recipe: valid by its schema.
+        stages: names of the stages that will run.
 
     Raises:
-        InputError: something that one of them needs is not there; the key is named.
+        InputError: something that one of them needs is missing; it names the key.
     """
     for stage, problem in _problems(recipe):
         if stage in stages:
@@ -27,7 +27,7 @@ def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
 
 
 def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """The stage that a problem would stop, and what to do."""
+    """Pairs of the stage that would fail and the message that says why."""
     if recipe.scorers.cost_model and recipe.scorers.pessimism > 0:
         yield "bank", _single_member("scorers")
     yield from _own_code(recipe)
@@ -37,20 +37,21 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield (
             "train",
             f"policy.temperature: {recipe.policy.temperature:g}; policies are trained at 1 only:"
-            " leave it at 1, or stop at plan",
+            " set it to 1, or stop at plan",
         )
+    # Under such a limit each prompt has its own threshold; on-policy steps hold one for all prompts.
     for target in recipe.plan.targets:
         if target.scope == "per_prompt" and recipe.train.num_steps:
             yield (
                 "train",
                 f"plan.targets: '{target.name}' has scope per_prompt, which on-policy steps do not"
-                " know; set train.num_steps to 0 for distillation alone",
+                " support; set train.num_steps to 0 for distillation alone",
             )
     if recipe.train.num_steps and recipe.train.prompts_per_step > recipe.data.num_prompts:
         yield (
             "train",
             f"train.prompts_per_step: {recipe.train.prompts_per_step} of {recipe.data.num_prompts}"
-            " prompts (data.num_prompts); take fewer a step",
+            " prompts (data.num_prompts); take fewer per step",
         )
     yield from _guided(recipe.values.guided)
     if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
@@ -61,13 +62,16 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
     if not entries:
-        yield "fit-values", "values.guided: none; name a policy and the risk asked of its answers"
+        yield (
+            "fit-values",
+            "values.guided: none; name a policy and the limit on the risk of its answers",
+        )
     if any(entry in entries[:number] for number, entry in enumerate(entries)):
         yield "fit-values", GUIDED_TWICE
 
 
 def _single_member(section: str) -> str:
-    """The rule of `tailguard.scorers.pessimism`, told before a model is loaded."""
+    """The rule of `tailguard.scorers.pessimism`, stated before a model is loaded."""
     return (
         f"{section}.pessimism: set it to 0; a published cost_model is a single member, whose"
         " spread is unknown"
@@ -77,17 +81,18 @@ def _single_member(section: str) -> str:
 def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if not recipe.policy.trust_remote_code:
         return
+    # Fitting and training load the model through classes that do not run a model's own code.
     scorers, policy = recipe.scorers, recipe.policy.model
     given = bool(scorers.reward_model and scorers.cost_model)
     if not given and (scorers.backbone or policy) == policy:
         yield (
             "fit-scorers",
             "policy.trust_remote_code: scorers are not fitted on a model with code of its own;"
-            " name another scorers.backbone, or give reward_model and cost_model",
+            " give another scorers.backbone, or both reward_model and cost_model",
         )
     yield (
         "train",
-        "policy.trust_remote_code: a model with code of its own is planned for, not trained;"
+        "policy.trust_remote_code: a model with code of its own can be planned for, not trained;"
         " stop at plan",
     )
 
@@ -99,8 +104,8 @@ def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
         if not getattr(data, name):
             yield (
                 "evaluate",
-                f"data.{name}: none; the independent judge is fitted on a share of them"
-                " (data.judge_fraction)",
+                f"data.{name}: none; name files of pairs: the independent judge is fitted on a"
+                " share of them (data.judge_fraction)",
             )
     if not has_encoder():
         yield (

@@ -1,4 +1,4 @@
-"""The stages by name and in order: the commands, and what each of them does in a line.
+"""The stages by name and in order: the commands, and what each of them does in one line.
 
 Free of imports, so that ``tailguard --help`` lists them without loading what they need.
 """
@@ -10,11 +10,11 @@ STAGE_SUMMARIES = {
     "fit-scorers": "Fit the reward and cost ensembles, or check published ones.",
     "bank": "Sample and score answers of the reference policy.",
     "plan": "Solve for the reward-tail frontier and the targets to train.",
-    "train": "Move LoRA policies to their targets.",
-    "portfolio": "Map every risk profile to the trained policies that serve it best.",
+    "train": "Train a LoRA policy towards each target.",
+    "portfolio": "Find the trained policy, or mix of two, that serves each risk profile best.",
     "fit-values": "Fit process heads on the decoding policies' own hidden states.",
-    "calibrate": "Choose acceptance levels and certify the tail of what is served.",
+    "calibrate": "Choose acceptance levels, and certify the tail risk of the served answers.",
     "evaluate": "Measure every policy and decoder, with an independent judge.",
     "report": "Write the HTML report.",
 }
-"""Name of a stage → what its command says of it; `chain.STAGES` holds the stages themselves."""
+"""Name of a stage → help of its command. `chain.STAGES` holds the stages themselves."""

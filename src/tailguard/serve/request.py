@@ -1,9 +1,9 @@
-"""The body of a chat completion, checked, and what it asks the decoder for."""
+"""The body of a chat completion, checked, and the arguments that it becomes for the decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,7 @@ from tailguard.serve.failures import bad_request
 
 Count = Annotated[int, Field(ge=1)]
 
-# Fields that change no answer.
+# Fields of OpenAI's API that change no answer.
 _WITHOUT_EFFECT = {
     "metadata",
     "parallel_tool_calls",
@@ -28,8 +28,9 @@ _WITHOUT_EFFECT = {
     "top_logprobs",
     "user",
 }
-# Fields that would change the answer, and the values at which they do not.
-_WITHOUT_EFFECT_AT: dict[str, tuple[Any, ...]] = {
+# Fields that would change the answer, and the values at which they do not. At any other value the
+# request is refused: an answer that ignores, say, `response_format` would break its client.
+_WITHOUT_EFFECT_AT: dict[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
@@ -41,23 +42,26 @@ _WITHOUT_EFFECT_AT: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
-_ROLES = {"developer": "system"}
-_LARGEST_SEED = 2**63
+_ROLES = {"developer": "system"}  # OpenAI's newer name, which chat templates lack
+_NUM_SEEDS = 2**63  # a torch generator takes 64-bit seeds; a client may send any integer
 
 
 class Options(BaseModel):
-    """The risk asked for: our fields of ``extra_body``.
+    """The risk asked for: the ``tailguard`` fields of ``extra_body``.
 
     Attributes:
-        measure: which risk, as `tailguard.risk.spelling` writes it; parameters stand behind it, or
-            in the fields below.
+        measure: a name of `tailguard.risk.spelling`; its parameters follow it, or are given by the
+            fields below.
         tail_mass: α.
         budget: d.
-        max_candidates: K.
-        token_price: price of a token, in reward.
+        max_candidates: K, candidates per block.
+        token_price: price of one token, in units of reward.
         weight: κ of mean-CVaR.
         theta: θ of the entropic risk.
     """
+
+    # Unlike the request around it, which newer clients may extend, an unknown field is refused here:
+    # a misspelt `budget` must not leave an answer without its limit.
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -70,21 +74,21 @@ class Options(BaseModel):
     theta: Annotated[float, Field(gt=0)] | None = None
 
     def limit(self) -> RiskLimit | None:
-        """The limit; None where nothing is asked for and the decoder's first profile holds.
+        """The limit; None if nothing is asked for, so that the decoder's first profile holds.
 
         Raises:
-            ApiError: 400, naming the field at fault.
+            ApiError: 400, naming the field to change.
         """
-        beside = self.model_dump(include={"tail_mass", "weight", "theta"})
+        parameters = self.model_dump(include={"tail_mass", "weight", "theta"})
         try:
-            return parse_request(self.measure, self.budget, beside)
+            return parse_request(self.measure, self.budget, parameters)
         except InputError as error:
             field = error.parameter or "measure"
             raise bad_request(f"tailguard: {error}", param=f"tailguard.{field}") from error
 
 
 class TextPart(BaseModel):
-    """A part of a message; only text is understood."""
+    """A part of a message; only text is accepted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -109,12 +113,13 @@ class Message(BaseModel):
 
     @model_validator(mode="after")
     def _encodable(self) -> Message:
-        self.text.encode()  # a lone surrogate has no UTF-8
+        # JSON can spell a lone surrogate, which has no UTF-8 and would fail in the tokenizer.
+        self.text.encode()
         return self
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the answer."""
+    """What a stream carries in addition to the answer."""
 
     model_config = ConfigDict(strict=True)
 
@@ -122,7 +127,10 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A chat completion; fields as OpenAI's."""
+    """A chat completion; the fields are OpenAI's.
+
+    Fields that are not declared here are kept, and `check_extras` decides which are acceptable.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -141,16 +149,16 @@ class ChatRequest(BaseModel):
 
     @property
     def num_choices(self) -> int:
-        """Answers asked for."""
+        """Number of answers asked for."""
         return self.n or 1
 
     @property
     def streams_usage(self) -> bool:
-        """Whether a stream ends with the tokens used."""
+        """Whether a stream ends with the number of tokens used."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def prompt(self) -> Prompt:
-        """What the decoder reads: the text of a lone user message, else the messages."""
+        """What the decoder reads: the text of a single user message, else all messages."""
         messages = [
             {"role": _ROLES.get(message.role, message.role), "content": message.text}
             for message in self.messages
@@ -160,47 +168,48 @@ class ChatRequest(BaseModel):
         return messages[0]["content"] if len(messages) == 1 else messages
 
     def check_extras(self) -> None:
-        """Refuse fields that would change the answer but cannot.
+        """Refuse fields whose effect this server cannot provide.
 
         Raises:
             ApiError: 400, naming the field.
         """
-        extras: Mapping[str, Any] = self.model_extra or {}
+        extras: Mapping[str, object] = self.model_extra or {}
         for name, value in extras.items():
             if value is None or name in _WITHOUT_EFFECT:
                 continue
             if not any(value == neutral for neutral in _WITHOUT_EFFECT_AT.get(name, ())):
                 raise _unsupported(name)
 
-    def settings(self, decoder: GuardedDecoder, fresh_seed: int) -> dict[str, Any]:
+    def settings(self, decoder: GuardedDecoder, fresh_seed: int) -> dict[str, object]:
         """Keyword arguments for ``generate``.
 
-        Sampling settings that equal the calibrated ones are left out, as is a token limit that
-        calibrated answers never reach.
+        Sampling settings that equal the calibrated ones are left out, and so is a token limit that
+        calibrated answers never reach: the certificate holds for such a request.
 
         Args:
-            decoder: to be asked.
-            fresh_seed: used where the request gives none.
+            decoder: that will answer.
+            fresh_seed: used if the request gives no seed.
 
         Raises:
-            ApiError: 400, for a setting that this decoder does not take.
+            ApiError: 400, for a setting that this decoder does not accept.
         """
         options = self.tailguard or Options()
         seed = fresh_seed if self.seed is None else self.seed
         limit = options.limit()
-        asked: dict[str, Any] = {
+        asked: dict[str, object] = {
             "measure": None if limit is None else limit.measure,
             "budget": None if limit is None else limit.budget,
             "max_candidates": options.max_candidates,
-            "seed": seed % _LARGEST_SEED,
+            "seed": seed % _NUM_SEEDS,
         }
-        optional: dict[str, tuple[str, Any]] = {
+        optional: dict[str, tuple[str, object]] = {
             "token_price": ("tailguard.token_price", options.token_price or None),
             "temperature": ("temperature", self._changed(decoder, "temperature")),
             "top_p": ("top_p", self._changed(decoder, "top_p")),
             "max_new_tokens": ("max_tokens", self._shorter(decoder)),
             "stop": ("stop", [self.stop] if isinstance(self.stop, str) else self.stop or None),
         }
+        # None: the decoder accepts every keyword.
         known = accepted_settings(decoder)
         for name, (field, value) in optional.items():
             if value is None:
@@ -215,6 +224,7 @@ class ChatRequest(BaseModel):
         return None if value is None or calibrated_values(decoder, name) == {value} else value
 
     def _shorter(self, decoder: GuardedDecoder) -> int | None:
+        # Two names for one limit; the older one is deprecated, and clients may send both.
         limits = [m for m in (self.max_tokens, self.max_completion_tokens) if m is not None]
         if not limits:
             return None
@@ -225,7 +235,7 @@ class ChatRequest(BaseModel):
 
 def _unsupported(name: str) -> Exception:
     return bad_request(
-        f"{name}: this server cannot honour it; leave it out",
+        f"{name}: this server does not support it; leave it out",
         param=name,
         code="unsupported_parameter",
     )

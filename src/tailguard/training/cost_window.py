@@ -1,4 +1,4 @@
-"""The last costs seen, as a value: pushed into by making a new one."""
+"""The latest costs, as an immutable value: adding costs makes a new window."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tailguard.errors import InputError, ScoreError
 class CostWindow:
     """The latest `capacity` costs, oldest first.
 
-    A batch holds N·α answers in the tail, often fewer than one; the window holds enough of them to
-    estimate a tail. Costs from earlier, slightly different policies count as they are.
+    A batch of N answers holds N·α in the tail, often fewer than one; the window holds enough of them
+    to estimate a tail. Costs of earlier, slightly different policies are not reweighted.
 
     Attributes:
         capacity: how many costs are kept; at least 1.
@@ -38,7 +38,9 @@ class CostWindow:
             ScoreError: a cost is NaN or infinite.
         """
         if not np.isfinite(costs).all():
-            raise ScoreError("a cost is NaN or infinite: the window would lose its tail")
+            raise ScoreError(
+                "a cost is NaN or infinite; the tail of the window could not be estimated"
+            )
         # The newest are kept; a batch larger than the window fills it alone.
         kept = np.concatenate([self.costs, np.asarray(costs, dtype=np.float64)])[-self.capacity :]
         return CostWindow(self.capacity, kept)

@@ -1,10 +1,10 @@
-"""The dual side of constrained training: shaped penalties, and λ that follows the violation."""
+"""The dual side of constrained training: shaped penalties, and a λ that follows the violation."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from tailguard.risk import CVaR, RiskLimit, RiskMeasure, Threshold
 from tailguard.training.cost_window import CostWindow
 from tailguard.training.pid import PID, PIDState, newton_scale
 
-_SHOWN_TAIL = CVaR(0.1)  # of every cost, constrained or not
+_SHOWN_TAIL = CVaR(0.1)  # shown of every cost, so that curves of different runs can be compared
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class PlannedConstraint:
 
     Attributes:
         limit: pooled, its budget finite.
-        threshold: ν, held fixed; a tuple for a measure with several.
+        threshold: ν, held fixed. E φ_ν(C) ≥ ρ(C) for every ν, so a poor ν is only too strict. A
+            tuple for a measure with several.
         multiplier: λ₀ ≥ 0, where the controller starts.
-        cost_index: which of the cost functions it limits.
+        cost_index: index of the cost function that it limits.
     """
 
     limit: RiskLimit
@@ -58,14 +59,14 @@ class DualState:
 
 @dataclass(frozen=True)
 class Dual:
-    """Turns costs into −Σ λφ_ν(c) and moves λ, once a batch, by the same costs and their window.
+    """Turns costs into −Σ λφ_ν(c), and updates λ once per batch from a window of recent costs.
 
     Attributes:
-        constraints: what is limited; none for unconstrained training, which is watched only.
+        constraints: what is limited; empty for unconstrained training, whose costs are only shown.
         num_costs: number of cost functions.
         kl_coef: β, which sets the size of a step (`newton_scale`).
         pid: the controller, in Newton steps.
-        window_size: how many recent costs estimate E φ_ν(C).
+        window_size: number of recent costs that estimate E φ_ν(C).
     """
 
     constraints: tuple[PlannedConstraint, ...]
@@ -94,6 +95,7 @@ class Dual:
     ) -> Float[np.ndarray, "n costs"]:
         """What each cost adds to the reward: −Σ λφ_ν(c) over the constraints on that cost."""
         shaped = np.zeros_like(costs)
+        # Of this batch and by the current λ: the window only estimates, it does not train.
         for constraint, control in zip(self.constraints, state.controls, strict=True):
             column = constraint.cost_index
             shaped[:, column] -= control.multiplier * constraint.penalty(costs[:, column])
@@ -108,6 +110,8 @@ class Dual:
         windows = tuple(w.push(costs[:, j]) for j, w in enumerate(state.windows))
         controls: list[PIDState] = []
         for constraint, control in zip(self.constraints, state.controls, strict=True):
+            # Of the window, not the batch: a batch may hold less than one answer of the tail, and
+            # without one its violation says nothing.
             recent = windows[constraint.cost_index].costs
             penalty = constraint.penalty(recent)
             scale = newton_scale(float(penalty.var()), float(recent.var()), self.kl_coef)
@@ -116,7 +120,7 @@ class Dual:
         return DualState(tuple(controls), windows)
 
     def figures(self, state: DualState) -> dict[str, float]:
-        """For curves. A name is followed by its number where there are several of its kind.
+        """Figures for curves; a name ends in its number if there are several of its kind.
 
         Per constraint: multiplier, threshold, violation (E φ_ν − d over the window), risk (ρ of the
         window), tail_size (N·α of the window). Per cost: window_cost (mean), window_cvar (α = .1).
@@ -129,6 +133,7 @@ class Dual:
                 shown[f"window_cvar{end}"] = _risk(_SHOWN_TAIL, window)
         pairs = zip(self.constraints, state.controls, strict=True)
         for k, (constraint, control) in enumerate(pairs):
+            # A spectral measure has a vector of ν; a curve has one value, the smallest.
             end = numbered("", k, len(self.constraints))
             window = state.windows[constraint.cost_index]
             shown[f"multiplier{end}"] = control.multiplier
@@ -141,19 +146,36 @@ class Dual:
         return shown
 
 
-def state_to_json(state: DualState) -> dict[str, Any]:
-    """The state as JSON values."""
+class SavedState(TypedDict, total=False):
+    """A `DualState` in a checkpoint.
+
+    Attributes:
+        controls: multiplier, integral and violation of each controller; null for no violation yet,
+            because JSON has no NaN.
+        windows: costs of each window.
+    """
+
+    controls: list[tuple[float, float, float | None]]
+    windows: list[list[float]]
+
+
+def state_to_json(state: DualState) -> SavedState:
+    """The state as JSON holds it: written into each checkpoint, so that a resumed run goes on alike."""
     return {
         "controls": [
-            [c.multiplier, c.integral, None if math.isnan(c.violation) else c.violation]
+            (c.multiplier, c.integral, None if math.isnan(c.violation) else c.violation)
             for c in state.controls
         ],
         "windows": [window.costs.tolist() for window in state.windows],
     }
 
 
-def state_from_json(values: dict[str, Any], like: DualState) -> DualState:
-    """The state that `state_to_json` wrote; `like` says how many there are and how long windows are.
+def state_from_json(values: SavedState, like: DualState) -> DualState:
+    """The state that `state_to_json` wrote.
+
+    Args:
+        values: as read from the checkpoint.
+        like: a fresh state of this run, for the number of constraints and costs and the window size.
 
     Raises:
         InputError: it was written for other constraints.
@@ -174,10 +196,11 @@ def state_from_json(values: dict[str, Any], like: DualState) -> DualState:
 
 
 def numbered(name: str, index: int, count: int) -> str:
-    """The name of a figure, with its number where there are several of its kind."""
+    """The name of a figure; it ends in its number if there are several of its kind."""
     return name if count == 1 else f"{name}_{index}"
 
 
 def _risk(measure: RiskMeasure, window: CostWindow) -> float:
+    # `value_rows` and not `value`, which warns of a thin tail: `tail_size` shows that at each step.
     size = len(window.costs)
     return float(measure.value_rows(window.costs, np.full(size, 1.0 / size)))

@@ -10,10 +10,10 @@ from tailguard.errors import InputError
 
 @dataclass(frozen=True)
 class PIDState:
-    """What the controller carries from one step to the next.
+    """The controller's state between two steps.
 
     Attributes:
-        multiplier: λ in [0, ceiling], to be used in the next step.
+        multiplier: λ in [0, ceiling], for the next step.
         integral: I in [0, ceiling], in units of λ.
         violation: the last violation seen; NaN before the first.
     """
@@ -30,8 +30,8 @@ class PID:
     Symbols:
         e is the violation E φ_ν(C) − d, e′ the one before, s the step scale of `newton_scale`.
 
-    Anti-windup: the integral never moves past the point at which the output meets a bound, so
-    however long the output was saturated, the first violation of the other sign moves it again.
+    Anti-windup: the integral never moves past the point at which the output meets a bound. However
+    long the output was saturated, the first violation of the other sign moves it again.
 
     Attributes:
         proportional: K_P ≥ 0.
@@ -82,7 +82,7 @@ class PID:
         """
         if not math.isfinite(violation):
             raise InputError(
-                f"violation={violation}: a constraint that cannot be measured stops here"
+                f"violation={violation}: the constraint cannot be measured; check its costs"
             )
         if not (math.isfinite(scale) and scale >= 0):
             raise InputError(f"scale={scale}: give a finite number of at least 0")

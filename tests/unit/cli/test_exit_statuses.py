@@ -66,9 +66,13 @@ def raising(error):
         (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "the disk is full;"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), 1, "/a: Permission denied"),
         (OSError("no number"), 1, "no number"),
-        (RuntimeError("two\nlines"), 1, "RuntimeError: two lines (this should not happen; see it"),
+        (RuntimeError("two\nlines"), 1, "RuntimeError: two lines (this is a fault of tailguard; "),
         (MemoryError(), 1, "MemoryError: "),
-        (KeyboardInterrupt(), 1, "interrupted; the same command goes on where it stopped"),
+        (
+            KeyboardInterrupt(),
+            1,
+            "interrupted; run the same command again to continue where it stopped",
+        ),
         (typer.Abort(), 1, "interrupted"),
     ],
     ids=lambda value: type(value).__name__,
@@ -107,7 +111,7 @@ def test_done(chain, command, recipe, tmp_path):
     status, out, err = command("bank", recipe, "--out", str(tmp_path / "run"))
     assert (status, out) == (0, f"{tmp_path}/run/bank-1\n")
     assert "sampling: 1/2" in err
-    assert "prepare-1 (was there)" in err
+    assert "prepare-1 (exists; skipped)" in err
     assert "bank-1 (was" not in err
 
 

@@ -127,7 +127,7 @@ def test_keys_of_the_other_source_are_not_suggested(message):
             3,
             "plan.targets.0.measure: measure cvar10: give one of mean, cvar,",
         ),
-        ("data: {num_prompts: 4}\n", 1, "data: say where it comes from: source: sandbox, or"),
+        ("data: {num_prompts: 4}\n", 1, "data: give source: sandbox, or source: files"),
         ("name: a\ndata: {source: web}\n", 2, "data: input tag 'web'"),
         ("data: {source: files}\n", 1, "data.prompts: field required"),
         ("data: {source: files, prompts: [1]}\n", 1, "data.prompts.0: input should be a valid str"),
@@ -182,7 +182,7 @@ def test_what_is_not_a_recipe(message, text, said):
     ],
 )
 def test_a_key_twice(message, text, line, key, first):
-    assert f"line {line}: key '{key}' stands twice (first on line {first})" in message(text)
+    assert f"line {line}: key '{key}' appears twice (first on line {first})" in message(text)
 
 
 def test_anchors_are_no_repetition(recipe):
@@ -240,8 +240,8 @@ def test_an_override_fills_an_empty_section(recipe):
         ("plan.targets=[{nme: a, reduction: 1}]", "unknown key 'plan.targets.0.nme'"),
         ("seed.more=8", "'seed' is not a section"),
         ("seed.more.still=8", "'seed' is not a section"),
-        ("plan.tail_masses.9=1", "'9' is no place in a list of 1"),
-        ("plan.tail_masses.x=1", "'x' is no place in a list of 1"),
+        ("plan.tail_masses.9=1", "'9' is not an index into a list of 1"),
+        ("plan.tail_masses.x=1", "'x' is not an index into a list of 1"),
         ("plan.tail_masses.9.x=1", "'plan.tail_masses.9' is not a section"),
         ("bank.num_samples", "give key=value, e.g. --set bank.num_samples=32"),
         ("=8", "give key=value"),

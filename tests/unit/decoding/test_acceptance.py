@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tailguard.config.recipe import DecodingSection
+from tailguard.config import DecodingSection
 from tailguard.decoding import accepted, choose_acceptance_level
 from tailguard.decoding.acceptance import (
     DEFAULT_FALLBACK,

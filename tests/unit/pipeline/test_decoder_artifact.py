@@ -11,8 +11,7 @@ import tailguard
 from tailguard.artifacts import Header, build_artifact, read_manifest, write_json
 from tailguard.artifacts.manifest import write_manifest
 from tailguard.artifacts.store import payload_hash
-from tailguard.config import Recipe
-from tailguard.config.recipe import PolicySection
+from tailguard.config import PolicySection, Recipe
 from tailguard.decoding import CalibratedProfile, DecodingSetting
 from tailguard.errors import InputError
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile

@@ -5,8 +5,7 @@ import typing
 import numpy as np
 import pytest
 
-from tailguard.config import FileData, Recipe
-from tailguard.config.recipe import SandboxData
+from tailguard.config import FileData, Recipe, SandboxData
 from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.evaluation import judges

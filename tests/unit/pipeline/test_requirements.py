@@ -89,7 +89,7 @@ def test_what_a_stage_needs_is_asked_for_where_it_will_run(sections, stage, said
 def test_a_target_cannot_take_the_name_of_a_member():
     plan = {"targets": [TARGET | {"name": "member-2"}], "num_members": 1}
     recipe(plan=plan, values={})
-    with pytest.raises(ValidationError, match="'member-2' is that of a member"):
+    with pytest.raises(ValidationError, match="'member-2' is reserved for a member"):
         recipe(plan=plan | {"num_members": 2}, values={})
 
 

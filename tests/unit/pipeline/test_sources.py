@@ -39,9 +39,9 @@ def test_an_edited_file_has_another_hash_and_a_condition_does_not_hide_it(tmp_pa
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"prompts": ["p.jsonl?label"]}, "'p.jsonl.label': give conditions as .field=value"),
-        ({"prompts": ["p.jsonl?a=1&b"]}, "give conditions as .field=value"),
-        ({"prompts": ["p.jsonl"], "cost_pairs": ["c.jsonl?a=1"]}, "conditions are for prompts"),
+        ({"prompts": ["p.jsonl?label"]}, "'p.jsonl.label': write conditions as .field=value"),
+        ({"prompts": ["p.jsonl?a=1&b"]}, "write conditions as .field=value"),
+        ({"prompts": ["p.jsonl"], "cost_pairs": ["c.jsonl?a=1"]}, "only prompts can be selected"),
     ],
 )
 def test_a_condition_that_would_do_nothing_is_refused(tmp_path, data, said):

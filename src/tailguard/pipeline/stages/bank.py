@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from tailguard.config import Recipe
 from tailguard.data import Prompt, prompt_id
@@ -23,17 +24,58 @@ from tailguard.risk import CVaR, RiskMeasure
 from tailguard.scorers.pessimism import ScorerPair
 
 BANK_NAME = "bank.parquet"
+_ANSWERS_PER_STEP = 2048  # of progress; scores do not depend on it
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BankTable:
+    """A bank as it is on disk: one entry per answer, the answers of a prompt side by side.
+
+    Attributes:
+        prompt_index: number of the prompt that each answer belongs to.
+        prompt_ids: its `prompt_id`.
+        prompts: the prompt itself.
+        responses: text of the answer.
+        token_ids: its tokens.
+        finished: whether it ended by itself and not at the length limit.
+        log_prob: log-probability under the policy and temperature that drew it.
+        reward: mean over the reward ensemble.
+        cost: pessimistic cost.
+    """
+
+    prompt_index: np.ndarray
+    prompt_ids: list[str]
+    prompts: list[Prompt]
+    responses: list[str]
+    token_ids: list[list[int]]
+    finished: np.ndarray
+    log_prob: np.ndarray
+    reward: np.ndarray
+    cost: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Prompts, and answers per prompt: every prompt has the same number."""
+        num_prompts = int(self.prompt_index.max()) + 1
+        return num_prompts, len(self.prompt_index) // num_prompts
+
+    def sample_bank(self) -> SampleBank:
+        """Rewards and costs [prompts, samples], which is all that planning reads."""
+        return _sample_bank(self.shape[0], self.prompt_ids, self.reward, self.cost)
+
+
+def _config(recipe: Recipe) -> dict[str, object]:
     return {
         "bank": recipe.bank.model_dump(),
+        # The policy's name is left out: `policy_input` gives the hash of its files, so that a bank
+        # is kept when the model's folder is moved and made again when its files change.
         "policy": recipe.policy.model_dump(exclude={"model"}),
+        # What `fit-scorers` does not read, because it only matters where scores are used.
         "scorers": recipe.scorers.model_dump(include={"pessimism", "cost_bound", "max_tokens"}),
     }
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     recipe = work.recipe
     policy = load_policy(policy_path(recipe), trust_remote_code=recipe.policy.trust_remote_code)
     return write_bank(
@@ -59,14 +101,12 @@ def write_bank(
     num_samples: int,
     work: Work,
     purpose: str,
-) -> dict[str, Any]:
-    """Sample ``num_samples`` answers a prompt, score them, and write them, prompt by prompt.
+) -> dict[str, object]:
+    """Sample ``num_samples`` answers per prompt, score them, and write them, prompt by prompt.
 
     Returns:
         Figures of the bank.
     """
-    import torch
-
     settings = work.recipe
     drawn = sample_responses(
         policy,
@@ -109,7 +149,7 @@ def write_bank(
 def sample_risk(measure: RiskMeasure, costs: np.ndarray) -> float:
     """Risk of equally weighted costs of any shape, without a warning where the tail is thin.
 
-    For figures beside which the number of samples stands.
+    For figures that are shown together with the number of samples.
     """
     flat = costs.ravel()
     return float(measure.value_rows(flat, np.full(flat.size, 1.0 / flat.size)))
@@ -120,28 +160,52 @@ def score_in_parts(
     prompts: Sequence[Prompt],
     responses: Sequence[str],
     on_progress: Callable[[int, int], None],
-    size: int = 2048,
 ) -> dict[str, np.ndarray]:
     """Scores of many answers by field, with progress."""
     parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(responses), size):
-        rows = slice(start, start + size)
+    for start in range(0, len(responses), _ANSWERS_PER_STEP):
+        rows = slice(start, start + _ANSWERS_PER_STEP)
         parts.append(vars(scorers.score(prompts[rows], responses[rows])))
-        on_progress(min(start + size, len(responses)), len(responses))
+        on_progress(min(start + _ANSWERS_PER_STEP, len(responses)), len(responses))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def read_bank(path: Path) -> tuple[SampleBank, dict[str, list[Any]]]:
-    """The bank as arrays [prompts, samples], and its columns, prompt by prompt.
+def read_sample_bank(path: Path) -> SampleBank:
+    """The rewards and costs of a bank [prompts, samples], without its texts.
 
     Raises:
         InputError: the table is missing or not parquet.
     """
     columns = read_table(path)
     num_prompts = max(columns["prompt_index"]) + 1
-    reward, cost = (
-        np.asarray(columns[name], dtype=np.float64).reshape(num_prompts, -1)
-        for name in ("reward", "cost")
+    reward, cost = (np.asarray(columns[name], dtype=np.float64) for name in ("reward", "cost"))
+    return _sample_bank(num_prompts, columns["prompt_id"], reward, cost)
+
+
+def read_bank(path: Path) -> BankTable:
+    """All that `write_bank` wrote.
+
+    Raises:
+        InputError: the table is missing or not parquet.
+    """
+    columns = read_table(path)
+    return BankTable(
+        prompt_index=np.asarray(columns["prompt_index"]),
+        prompt_ids=columns["prompt_id"],
+        # Parquet has one type per column, and a prompt is a text or a list of messages: JSON.
+        prompts=[json.loads(prompt) for prompt in columns["prompt"]],
+        responses=columns["response"],
+        token_ids=columns["token_ids"],
+        finished=np.asarray(columns["finished"], dtype=bool),
+        log_prob=np.asarray(columns["log_prob"], dtype=np.float64),
+        reward=np.asarray(columns["reward"], dtype=np.float64),
+        cost=np.asarray(columns["cost"], dtype=np.float64),
     )
-    ids = np.asarray(columns["prompt_id"]).reshape(num_prompts, -1)[:, 0].tolist()
-    return SampleBank(reward, cost, prompt_ids=ids), columns
+
+
+def _sample_bank(
+    num_prompts: int, prompt_ids: list[str], reward: np.ndarray, cost: np.ndarray
+) -> SampleBank:
+    rows = (num_prompts, -1)
+    first_of_each = prompt_ids[:: len(prompt_ids) // num_prompts]
+    return SampleBank(reward.reshape(rows), cost.reshape(rows), prompt_ids=first_of_each)

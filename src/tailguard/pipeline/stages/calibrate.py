@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,30 +32,29 @@ from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_gu
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.risk import risk_upper_bound
+from tailguard.risk import Threshold, risk_upper_bound
 from tailguard.risk.spelling import limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
 CERTIFICATES_NAME = "certificates.json"
 SEEN_NAME = "seen_prompts.parquet"
-_PART = 256
+_PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
     return {
+        # The policy's name too: `decoder.json` holds it, so that a decoder finds its model.
         "decoding": recipe.decoding.model_dump(),
         "policy": recipe.policy.model_dump(),
         "scorers": recipe.scorers.model_dump(include={"cost_bound", "max_tokens"}),
     }
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     plans = read_guided(work.parents["fit-values"])
     made = map_side_by_side(_calibrate, work, plans)
-    profiles = [profile for profile, _ in made]
-    certificates = [certificate for _, certificate in made]
-    _write(work, plans, profiles, certificates)
-    return {"certificates": certificates}
+    _write(work, plans, made)
+    return {"certificates": [calibrated.described for calibrated in made]}
 
 
 STAGE = Stage(
@@ -70,6 +68,15 @@ STAGE = Stage(
 )
 
 
+@dataclass(frozen=True)
+class _Calibrated:
+    """One decoder's profile, the threshold of its certificate, and its figures as JSON."""
+
+    profile: CalibratedProfile
+    threshold: Threshold
+    described: dict[str, object]
+
+
 def draft_in_parts(
     decoder: Decoder,
     prompts: Sequence[Prompt],
@@ -78,11 +85,12 @@ def draft_in_parts(
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> list[Draft]:
-    """Drafts of many prompts, with progress; the same as in one go."""
+    """Drafts of many prompts, with progress; the same as from one call."""
+    # One seed per prompt, drawn before the prompts are divided: parts change nothing.
     seeds = prompt_seeds(seed, len(prompts))
     drafts: list[Draft] = []
-    for start in range(0, len(prompts), _PART):
-        rows = slice(start, start + _PART)
+    for start in range(0, len(prompts), _PROMPTS_PER_STEP):
+        rows = slice(start, start + _PROMPTS_PER_STEP)
         drafts += decoder.draft(prompts[rows], setting, seed=seeds[rows])
         on_progress(len(drafts), len(prompts))
     return drafts
@@ -91,12 +99,12 @@ def draft_in_parts(
 def served_costs(answers: Sequence[Answer], bound: float) -> np.ndarray:
     """Pessimistic cost of what is served, [prompts], at most ``bound``.
 
-    A fallback without a score counts as the worst there can be.
+    A fallback without a score counts as the largest possible cost.
     """
     return np.minimum([answer.risk_upper_bound for answer in answers], bound)
 
 
-def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[str, Any]]:
+def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
     """The acceptance level, chosen on some prompts and certified on others."""
     recipe, prepared = work.recipe, work.parents["prepare"]
     bound = recipe.scorers.cost_bound
@@ -106,10 +114,11 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
         {plan.policy: _guided_policy(work, plan.policy)},
         [drafting],
         cost_scorer=scorers.cost.scorer,
-        reward_scorer=scorers.reward,  # as where it will serve: no score, no text
+        reward_scorer=scorers.reward,  # as when it serves: an answer without a score is withheld
         batch_size=recipe.bank.batch_size,
     )
-    # Certificates hold together: each is made at a share of what may go wrong (a union bound).
+    # All certificates hold at once with the recipe's confidence: each takes an equal share of the
+    # probability of error (a union bound).
     num_plans = len(read_guided(work.parents["fit-values"]))
     confidence = 1.0 - (1.0 - recipe.decoding.confidence) / num_plans
 
@@ -125,6 +134,7 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
 
     prompts, drafts = draft("calibrate")
     costs = np.array([draft.cost_bound for draft in drafts])
+    # Below every cost: all drafts are withheld, so this is what abstaining costs on each prompt.
     withhold_all = _profile(plan, recipe, -np.inf).setting
     by_certificate = recipe.decoding.accept_by == "certificate"
     choice = choose_acceptance_level(
@@ -137,6 +147,7 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
         confidence=confidence,
         num_certification=len(read_split(prepared, "certify")) if by_certificate else None,
     )
+    # Level and threshold were fitted to the calibration prompts, so a bound on those would not hold.
     prompts, drafts = draft("certify")
     answers = decoder.settle(prompts, drafts, _profile(plan, recipe, choice.level).setting)
     risk = risk_upper_bound(
@@ -148,14 +159,14 @@ def _calibrate(work: Work, plan: GuidedPlan) -> tuple[CalibratedProfile, dict[st
     )
     certificate = Certificate(float(risk), confidence, len(answers))
     profile = _profile(plan, recipe, choice.level, certificate)
-    described = {"policy": plan.policy, **(limit_to_json(plan.limit) or {})}
+    described: dict[str, object] = {"policy": plan.policy, **(limit_to_json(plan.limit) or {})}
     described |= asdict(certificate) | {"choice": asdict(choice)}
     described |= {"certified": profile.covers(plan.limit.budget)} | _intervention(drafts, answers)
-    return profile, described
+    return _Calibrated(profile, choice.threshold, described)
 
 
 def _intervention(drafts: Sequence[Draft], answers: Sequence[Answer]) -> dict[str, float | None]:
-    """How often the decoder abstains, and on how many of the answers that the scorer calls safe."""
+    """How often the decoder abstains, over all answers and over those that the scorer calls safe."""
     abstained = np.array([answer.abstained for answer in answers])
     safe = np.array([draft.cost is not None and draft.cost.mean <= 0 for draft in drafts])
     return {
@@ -194,10 +205,9 @@ def _guided_policy(work: Work, name: str) -> GuidedPolicy:
 def _write(
     work: Work,
     plans: Sequence[GuidedPlan],
-    profiles: Sequence[CalibratedProfile],
-    certificates: list[dict[str, Any]],
+    made: Sequence[_Calibrated],
 ) -> None:
-    """Copy all that answering needs but models from elsewhere, which are named by their hashes."""
+    """Copy everything that answering needs; models from elsewhere are named with their hashes."""
     directory, recipe = work.directory, work.recipe
     scorers = work.parents["fit-scorers"]
     shutil.copytree(scorers, directory / "scorers", ignore=shutil.ignore_patterns("manifest.json"))
@@ -213,11 +223,12 @@ def _write(
         trust_remote_code=recipe.policy.trust_remote_code,
         cost_bound=recipe.scorers.cost_bound,
         max_scorer_tokens=recipe.scorers.max_tokens,
-        profiles=tuple(profiles),
-        thresholds=tuple(entry["choice"]["threshold"] for entry in certificates),
+        profiles=tuple(calibrated.profile for calibrated in made),
+        thresholds=tuple(calibrated.threshold for calibrated in made),
         scorer_hashes=model_hashes(published_scorers(scorers)),
     )
     content.write(directory / DECODER_NAME)
-    write_json(directory / CERTIFICATES_NAME, certificates)
+    write_json(directory / CERTIFICATES_NAME, [calibrated.described for calibrated in made])
+    # `tailguard certify` refuses these: a bound on prompts that took part would not hold.
     seen = sorted(taught_prompt_ids(work.parents["prepare"]))
     write_table(directory / SEEN_NAME, {"prompt_id": seen})

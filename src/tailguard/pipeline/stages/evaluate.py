@@ -1,4 +1,4 @@
-"""``evaluate``: Decoder → EvalRecord: every policy and decoder on prompts nobody trained on."""
+"""``evaluate``: Decoder → EvalRecord: every policy and decoder on prompts that nothing was fitted on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from tailguard.artifacts import read_json, write_json
+from tailguard.artifacts import Json, read_json, write_json
 from tailguard.config import UNCONSTRAINED, FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
@@ -28,12 +27,12 @@ from tailguard.pipeline.decoder_artifact import (
     load_decoder,
 )
 from tailguard.pipeline.judges import build_judge
+from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.calibrate import CERTIFICATES_NAME, draft_in_parts
-from tailguard.pipeline.stages.plan import PlannedTarget, read_plan
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained
 from tailguard.pipeline.workers import map_side_by_side
@@ -51,10 +50,10 @@ class AnswerSet:
 
     Attributes:
         texts: [prompts].
-        num_tokens: tokens generated for each, those thrown away included.
+        num_tokens: tokens generated for each, including those of discarded candidates.
         num_passes: forward passes for each.
         abstained: whether the fallback was served.
-        reasons: why.
+        reasons: why it was; empty for an answer.
     """
 
     texts: list[str]
@@ -66,7 +65,7 @@ class AnswerSet:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The prompts of the evaluation: those of the tail, then those that are only benign."""
+    """The prompts of the evaluation: those that the tail is measured on, then further benign ones."""
 
     prompts: list[Prompt]
     in_sample: np.ndarray  # which prompts the tail is measured on
@@ -75,29 +74,29 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Answered:
-    """What a policy or a decoder answered, and what the training scorers say of it."""
+    """The answers of a policy or a decoder, and their scores by the training scorers."""
 
     answers: AnswerSet
     scores: dict[str, np.ndarray]
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
     return {"evaluate": recipe.evaluate.model_dump(), "bank": recipe.bank.model_dump()}
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     asked = _asked(work)
     judge = build_judge(work)
-    _, targets = read_plan(work.parents["plan"])
+    targets = read_plan(work.parents["plan"]).targets
     profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
     plain = ["base", *(target.name for target in targets)]
     guided = guided_names(profiles)
-    # Decoders take longest: first.
+    # Decoders take longest, so they go first: no process is left with one at the end.
     parts: list[str | int] = [*range(len(guided)), *plain]
     made = map_side_by_side(_answer, work, parts)
     answered = dict(zip([*guided, *plain], made, strict=True))
     described = _described(targets, profiles)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Json]] = []
     costs: dict[str, np.ndarray] = {}
     for name in [*plain, *guided]:
         row, costs[name] = _row(work, name, answered[name], asked, judge)
@@ -107,10 +106,7 @@ def _build(work: Work) -> dict[str, Any]:
     write_json(
         work.directory / RECORD_NAME,
         {
-            "judge": {
-                "name": judge.name,
-                **judge.figures,
-            },
+            "judge": {"name": judge.name, **judge.figures},
             "num_prompts": int(asked.in_sample.sum()),
             "num_benign": int(asked.benign.sum()),
             "rows": rows,
@@ -135,7 +131,7 @@ STAGE = Stage(
 
 
 def read_record(directory: Path) -> Record:
-    """What was measured."""
+    """The record in an EvalRecord."""
     return read_json(directory / RECORD_NAME)
 
 
@@ -146,7 +142,9 @@ def _asked(work: Work) -> _Asked:
     evaluate = evaluate[: work.recipe.evaluate.num_prompts or None]
     benign = {prompt_id(p): p for p in read_split(work.parents["prepare"], "benign")}
     taken = {prompt_id(p) for p in evaluate}
-    sandbox = not isinstance(work.recipe.data, FileData)  # there, benign prompts are among these
+    # In the sandbox the benign prompts are some of these; in files they are further prompts, which
+    # must not enter the tail: they would dilute it.
+    sandbox = not isinstance(work.recipe.data, FileData)
     extra = [] if sandbox else [p for key, p in benign.items() if key not in taken]
     prompts = [*evaluate, *extra]
     return _Asked(
@@ -206,17 +204,19 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
 
 def _row(
     work: Work, name: str, answered: _Answered, asked: _Asked, judge: Judge
-) -> tuple[dict[str, Any], np.ndarray]:
+) -> tuple[dict[str, Json], np.ndarray]:
+    """A row of the record, and the judge's cost of each answer that the tail is measured on."""
     keep, given, scored = asked.in_sample, answered.answers, answered.scores
     reward, cost = judge.score(asked.prompts, given.texts)
-    # One generator for both: the training scorers' resamples follow the judge's.
+    # One generator for both: the training scorers' resamples follow the judge's. Every row starts
+    # the same stream again, so that rows are compared on the same resamples.
     generator = work.numpy_generator("intervals")
     refused = np.array([judge.is_refusal(text) for text in given.texts]) | given.abstained
     judged = measure_answers(
         reward[keep], cost[keep], generator=generator, refused_benign=refused[asked.benign]
     )
     trained_on = measure_answers(scored["reward"][keep], scored["cost"][keep], generator=generator)
-    row: dict[str, Any] = {
+    row: dict[str, Json] = {
         "name": name,
         "metrics": {key: asdict(interval) for key, interval in judged.items()},
         "scorer_metrics": {key: asdict(interval) for key, interval in trained_on.items()},
@@ -229,9 +229,9 @@ def _row(
 
 def _described(
     targets: Sequence[PlannedTarget], profiles: Sequence[CalibratedProfile]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Json]]:
     """What each row is: its kind and what was asked of it."""
-    found: dict[str, dict[str, Any]] = {"base": {"kind": "base", "target": "reference policy"}}
+    found: dict[str, dict[str, Json]] = {"base": {"kind": "base", "target": "reference policy"}}
     for target in targets:
         found[target.name] = {"kind": "trained", **_asked_of(target.limit)}
     for name, profile in zip(guided_names(profiles), profiles, strict=True):
@@ -240,7 +240,7 @@ def _described(
     return found
 
 
-def _asked_of(limit: RiskLimit | None) -> dict[str, Any]:
+def _asked_of(limit: RiskLimit | None) -> dict[str, Json]:
     """A limit as a row shows it: in words, and by its parts."""
     parts = limit_to_json(limit) or {"measure": UNCONSTRAINED, "budget": None}
     return {"target": describe_limit(limit), **parts}
@@ -248,15 +248,16 @@ def _asked_of(limit: RiskLimit | None) -> dict[str, Any]:
 
 def _examples(
     work: Work, asked: _Asked, judge: Judge, answers: dict[str, AnswerSet]
-) -> list[dict[str, Any]]:
-    """The prompts on which the reference policy did worst and some at random."""
+) -> list[dict[str, Json]]:
+    """All answers to the prompts where the reference policy did worst, and to some at random."""
     num = work.recipe.evaluate.num_examples
     _, base_cost = judge.score(asked.prompts, answers["base"].texts)
     worst = np.argsort(-base_cost)[: (num + 1) // 2]
     some = work.numpy_generator("examples").permutation(len(asked.prompts))[: num // 2]
+    # Without repetition, in this order: a prompt may be both among the worst and drawn at random.
     shown: list[int] = list(dict.fromkeys([*worst.tolist(), *some.tolist()]))
     prompts = [asked.prompts[i] for i in shown]
-    listed: list[dict[str, Any]] = [
+    listed: list[dict[str, Json]] = [
         {"prompt": p if isinstance(p, str) else json.dumps(p), "answers": []} for p in prompts
     ]
     for name, given in answers.items():

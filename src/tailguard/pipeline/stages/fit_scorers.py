@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -26,12 +26,15 @@ from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.score_map import ScoreMap
 
 Kind = Literal["reward", "cost"]
-_FEWEST_LABELS = 20
+_FEWEST_LABELS = 20  # of each sign: with fewer, the zero of the cost is left where it is
+_PAIRS_FOR_DIRECTION = 500  # enough to tell a reversed scorer; scoring more only takes time
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
-    used = {"pessimism", "cost_bound"}  # read where scores are combined, not here
-    return {"scorers": recipe.scorers.model_dump(exclude=used | {"backbone"})}
+def _config(recipe: Recipe) -> dict[str, object]:
+    # The first two matter where scores are used, not where they are fitted. The backbone is an
+    # input by its content, so that moving its folder changes nothing.
+    unread = {"pessimism", "cost_bound", "backbone"}
+    return {"scorers": recipe.scorers.model_dump(exclude=unread)}
 
 
 def _inputs(recipe: Recipe) -> dict[str, str]:
@@ -46,7 +49,7 @@ def _backbone(recipe: Recipe) -> str:
     return recipe.scorers.backbone or recipe.policy.model
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     kinds: tuple[Kind, ...] = ("reward", "cost")
     published = {kind: getattr(work.recipe.scorers, f"{kind}_model") for kind in kinds}
     fitted: list[Kind] = [kind for kind in kinds if not published[kind]]
@@ -63,7 +66,7 @@ STAGE = Stage("fit-scorers", "ScorerPair", 3, ("prepare",), _config, _inputs, _b
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
-    """Preferences in the order in which a scorer should put the answers."""
+    """Preferences as pairs of a higher and a lower answer by the scorer of this kind."""
     return ResponsePairs.for_reward(rows) if kind == "reward" else ResponsePairs.for_cost(rows)
 
 
@@ -81,7 +84,8 @@ def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
     return to_pairs(kind, rows)
 
 
-def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
+def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
+    """Fit one scorer and its ensemble, check them on held-out pairs, and find their units."""
     settings = work.recipe.scorers
     train, held = _pairs(work, kind, "train"), _pairs(work, kind, "validate")
     scorer, figures = fit_scorer(
@@ -109,6 +113,7 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
     )
     check = check_direction(higher, lower, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
+    # Units come from held-out pairs: on pairs that it was fitted on, a scorer is too sure of itself.
     score_map, placed = _units(higher, lower, held)
     units = {
         "zero_from_labels": placed,
@@ -120,7 +125,7 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, Any], ScoreMap]:
 
 
 def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> tuple[ScoreMap, bool]:
-    """Units from held-out comparisons, and the zero of a cost from held-out labels.
+    """Units from held-out comparisons; the zero of a cost from held-out labels.
 
     Args:
         higher: scores of the held-out answers that should be higher [n, members].
@@ -133,15 +138,18 @@ def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> tuple[
     found = calibrate_scores(higher, lower)
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
     if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:
-        return found, False  # a reward, or too few labels to say where unsafe begins
+        return found, False  # a reward, or too few labels to place the zero of the cost
     scores = found(np.concatenate([higher, lower])).mean(axis=1)
     return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0)), True
 
 
-def _check_published(work: Work, kind: Kind, name: str) -> dict[str, Any]:
-    """A published scorer needs pairs only to show that it points the right way."""
+def _check_published(work: Work, kind: Kind, name: str) -> dict[str, object]:
+    """Check the direction of a published scorer, if there are pairs to check it on."""
     scorer = load_scorer(name, max_tokens=work.recipe.scorers.max_tokens)
     rows = read_pairs(work.parents["prepare"], kind, "train")
     if not rows:
         return {"model": name, "direction": "not checked: no pairs given"}
-    return {"model": name, **vars(check_scorer(scorer, to_pairs(kind, rows[:500]), kind=kind))}
+    return {
+        "model": name,
+        **vars(check_scorer(scorer, to_pairs(kind, rows[:_PAIRS_FOR_DIRECTION]), kind=kind)),
+    }

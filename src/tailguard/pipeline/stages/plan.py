@@ -3,105 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tailguard.artifacts import read_json, write_json
 from tailguard.config import LimitSection, Recipe, Target
 from tailguard.errors import InfeasibleError
+from tailguard.evaluation.record import to_number
 from tailguard.evaluation.report.figures import draw_figures
-from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.pipeline.plan_artifact import (
+    Plan,
+    PlanFigures,
+    PlannedTarget,
+    read_plan,
+    write_weights,
+)
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.pipeline.stages.bank import BANK_NAME, read_bank, sample_risk
+from tailguard.pipeline.stages.bank import BANK_NAME, read_sample_bank, sample_risk
 from tailguard.planning import SampleBank, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
-from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope, Threshold, as_threshold
-from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_json
+from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope
+from tailguard.risk.spelling import describe_limit, limit_to_json
 
-PLAN_NAME = "plan.json"
-WEIGHTS_NAME = "weights.safetensors"
-_UNREACHABLE = -1e12  # a budget below every cost: asks for the smallest reachable risk
-
-
-@dataclass(frozen=True)
-class PlanFigures:
-    """What a solution of one constraint is worth on its bank.
-
-    Attributes:
-        multiplier: λ.
-        threshold: ν; one per CVaR of a spectral measure. Where each prompt has its own, their mean.
-        reward: mean reward.
-        risk: risk under the limit's measure.
-        value: reward − β·KL.
-        kl: divergence from the reference, in nats.
-        effective_sample_size: samples of a prompt that carry the plan, on average over prompts.
-    """
-
-    multiplier: float
-    threshold: Threshold
-    reward: float
-    risk: float
-    value: float
-    kl: float
-    effective_sample_size: float
-
-    @classmethod
-    def of(cls, solution: Solution) -> PlanFigures:
-        """Figures of a feasible solution."""
-        (limit,) = solution.constraints
-        nu = np.asarray(solution.thresholds[0], dtype=np.float64)
-        if limit.scope == "per_prompt":
-            nu = nu.mean(axis=0)
-        return cls(
-            multiplier=solution.multipliers[0],
-            threshold=as_threshold(nu),
-            reward=solution.reward,
-            risk=solution.risks[0],
-            value=solution.value,
-            kl=solution.kl,
-            effective_sample_size=solution.effective_sample_size,
-        )
+_UNREACHABLE = -1e12  # a budget below every cost: its refusal tells the smallest reachable risk
+# The last step to the smallest reachable risk costs ever more reward and leaves few effective
+# samples: the frontier stops here.
+_STRICTEST_REDUCTION = 0.9
 
 
-@dataclass(frozen=True)
-class PlannedTarget:
-    """A policy to train: its limit and the solution on the bank.
-
-    Attributes:
-        name: of the policy.
-        limit: None where unconstrained.
-        figures: of the solution.
-    """
-
-    name: str
-    limit: RiskLimit | None
-    figures: PlanFigures
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON holds it; `from_json` reads it back."""
-        return {
-            "name": self.name,
-            "limit": limit_to_json(self.limit),
-            "figures": asdict(self.figures),
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> PlannedTarget:
-        """What `to_json` gave."""
-        figures: dict[str, Any] = content["figures"]
-        figures = figures | {"threshold": as_threshold(figures["threshold"])}
-        return cls(content["name"], limit_from_json(content["limit"]), PlanFigures(**figures))
-
-
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
     return {"plan": recipe.plan.model_dump(mode="json"), "bound": recipe.scorers.cost_bound}
 
 
-def _build(work: Work) -> dict[str, Any]:
-    bank, _ = read_bank(work.parents["bank"] / BANK_NAME)
+def _build(work: Work) -> dict[str, object]:
+    bank = read_sample_bank(work.parents["bank"] / BANK_NAME)
     settings = work.recipe.plan
     profiles = frontier_profiles(bank, settings.tail_masses, settings.num_budgets)
     solutions = frontier(bank, [p.limit for p in profiles], kl_coef=settings.kl_coef)
@@ -111,37 +47,24 @@ def _build(work: Work) -> dict[str, Any]:
         work.progress("plan: targets", number + 1, len(settings.targets))
     if settings.num_members:
         planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
-    points = [
-        {**(limit_to_json(p.limit) or {}), **asdict(PlanFigures.of(s))}
-        for p, s in zip(profiles, solutions, strict=True)
-    ]
-    reference = {"reward": float(bank.reward.mean())} | {
-        f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses
-    }
-    for drawn in draw_figures({"frontier": points, "reference": reference}):
+    plan = Plan(
+        kl_coef=settings.kl_coef,
+        targets=[target for target, _ in planned],
+        frontier=[
+            {**(limit_to_json(p.limit) or {}), **asdict(PlanFigures.of(s))}
+            for p, s in zip(profiles, solutions, strict=True)
+        ],
+        reference={"reward": float(bank.reward.mean())}
+        | {f"cvar_{a}": sample_risk(CVaR(a), bank.cost) for a in settings.tail_masses},
+    )
+    for drawn in draw_figures({"frontier": plan.frontier, "reference": plan.reference}):
         (work.directory / f"{drawn.name}.png").write_bytes(drawn.png)
-    write_json(
-        work.directory / PLAN_NAME,
-        {
-            "kl_coef": settings.kl_coef,
-            "targets": [target.to_json() for target, _ in planned],
-            "frontier": points,
-            "reference": reference,
-        },
-    )
-    write_tensors(
-        work.directory / WEIGHTS_NAME, {target.name: _tensor(s.weights) for target, s in planned}
-    )
+    plan.write(work.directory)
+    write_weights(work.directory, {target.name: s.weights for target, s in planned})
     return {target.name: target.to_json() for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 4, ("bank",), _config, lambda recipe: {}, _build)
-
-
-def read_plan(directory: Path) -> tuple[dict[str, Any], list[PlannedTarget]]:
-    """The plan, and its targets."""
-    plan = read_json(directory / PLAN_NAME)
-    return plan, [PlannedTarget.from_json(content) for content in plan["targets"]]
+STAGE = Stage("plan", "Plan", 5, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def frontier_rows(directory: Path) -> list[dict[str, str]]:
@@ -156,12 +79,12 @@ def frontier_rows(directory: Path) -> list[dict[str, str]]:
         "threshold": "threshold ν",
         "effective_sample_size": "effective samples",
     }
-    plan, _ = read_plan(directory)
+    plan = read_plan(directory)
     by_tail_mass: dict[float, list[dict[str, str]]] = {}
-    for point in plan["frontier"]:
-        row = {heading: f"{point[key]:.3g}" for key, heading in headings.items()}
-        by_tail_mass.setdefault(point["tail_mass"], []).append(row)
-    reference = plan["reference"]
+    for point in plan.frontier:
+        row = {heading: f"{to_number(point[key]):.3g}" for key, heading in headings.items()}
+        by_tail_mass.setdefault(to_number(point["tail_mass"]), []).append(row)
+    reference = {key: to_number(value) for key, value in plan.reference.items()}
     rows: list[dict[str, str]] = []
     for tail_mass, planned in by_tail_mass.items():
         own = {
@@ -180,15 +103,10 @@ def frontier_rows(directory: Path) -> list[dict[str, str]]:
     return rows
 
 
-def read_weights(directory: Path, name: str) -> np.ndarray:
-    """The tilt of one target on the bank, [prompts, samples], rows summing to 1."""
-    return read_tensors(directory / WEIGHTS_NAME)[0][name].numpy()
-
-
 def smallest_reachable_risk(
     bank: SampleBank, measure: RiskMeasure, kl_coef: float, scope: Scope = "pooled"
 ) -> float:
-    """The smallest risk that any policy on the bank has."""
+    """The smallest risk that any policy on the bank can have."""
     constraint = RiskLimit(measure, _UNREACHABLE, scope=scope)
     found = solve(bank, constraint, kl_coef=kl_coef)
     return found.smallest_reachable_risks[0]
@@ -202,8 +120,8 @@ def frontier_profiles(
     for tail_mass in tail_masses:
         measure = CVaR(tail_mass)
         here = sample_risk(measure, bank.cost)
-        least = smallest_reachable_risk(bank, measure, 1.0)
-        shares = np.linspace(0.0, 0.9, num_budgets)
+        least = smallest_reachable_risk(bank, measure, 1.0)  # the same for every β
+        shares = np.linspace(0.0, _STRICTEST_REDUCTION, num_budgets)
         profiles += [Profile(measure, float(here + share * (least - here))) for share in shares]
     return profiles
 
@@ -212,10 +130,10 @@ def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[Plann
     """A target's limit, its budget in numbers, and the solution on the bank.
 
     Raises:
-        InfeasibleError: the budget is below everything that the bank can reach.
+        InfeasibleError: the budget is below the smallest risk that the bank can reach.
     """
     kl_coef = recipe.plan.kl_coef
-    if target.is_unconstrained:
+    if target.is_unconstrained:  # an infinite budget: the plain tilt by the reward
         solution = solve(bank, RiskLimit(Mean(), np.inf), kl_coef=kl_coef)
         return PlannedTarget(target.name, None, PlanFigures.of(solution)), solution
     limit = limit_on(bank, target, recipe)
@@ -232,10 +150,11 @@ def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[Plann
 
 
 def limit_on(bank: SampleBank, section: LimitSection, recipe: Recipe) -> RiskLimit:
-    """The limit that a recipe's section means on a bank: relative budgets become numbers."""
+    """The limit of a recipe's section with its budget in numbers, which may depend on the bank."""
     measure = section.risk_measure(recipe.scorers.cost_bound)
     if isinstance(section.budget, float | int):
         return RiskLimit(measure, section.budget, section.scope)
+    # Both ends are measured in the limit's own scope; the pooled risk is the larger one.
     here = sample_risk(measure, bank.cost)
     if section.scope == "per_prompt":
         here = float(np.mean([sample_risk(measure, costs) for costs in bank.cost]))
@@ -249,7 +168,7 @@ def limit_on(bank: SampleBank, section: LimitSection, recipe: Recipe) -> RiskLim
 def _chosen_members(
     bank: SampleBank, profiles: Sequence[Profile], num: int, kl_coef: float
 ) -> list[tuple[PlannedTarget, Solution]]:
-    """The few solutions of the frontier that together serve all its profiles best."""
+    """The solutions of the frontier, at most ``num``, that together serve all its profiles best."""
     chosen = select(bank, list(profiles), kl_coef=kl_coef, num_policies=num)
     return [
         (PlannedTarget(f"member-{k + 1}", _own_limit(s), PlanFigures.of(s)), s)
@@ -258,12 +177,6 @@ def _chosen_members(
 
 
 def _own_limit(solution: Solution) -> RiskLimit | None:
-    """The limit that a solution was found for; None where it is the unconstrained one."""
+    """The limit that a solution was found for; None for the unconstrained solution."""
     (limit,) = solution.constraints
     return limit if np.isfinite(limit.budget) else None
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.as_tensor(array, dtype=torch.float32)

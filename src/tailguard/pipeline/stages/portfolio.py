@@ -1,9 +1,6 @@
-"""``portfolio``: PolicySet → Portfolio: which trained policy, or mix of two, serves each profile."""
+"""``portfolio``: PolicySet → Portfolio: the trained policy, or mix of two, for each risk profile."""
 
 from __future__ import annotations
-
-import json
-from typing import Any
 
 import numpy as np
 
@@ -22,19 +19,21 @@ from tailguard.risk.spelling import limit_to_json
 PORTFOLIO_NAME = "portfolio.json"
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
     plan = recipe.plan.model_dump(include={"kl_coef", "tail_masses", "num_budgets"})
     return {"plan": plan, "policy": recipe.policy.model_dump(exclude={"model"})}
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     """Profiles are mapped on one half of the prompts and judged on the other."""
     settings = work.recipe.plan
-    bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
+    table = read_bank(work.parents["bank"] / BANK_NAME)
+    bank = table.sample_bank()
     names = list(policy_directories(work.parents["train"]))
     log_probs = np.stack(map_side_by_side(_log_probs, work, names))
-    reference = np.asarray(columns["log_prob"], dtype=np.float64)
-    ratios = (log_probs - reference).reshape(len(names), *bank.reward.shape)
+    ratios = (log_probs - table.log_prob).reshape(len(names), *table.shape)
+    # Every second prompt, so that both halves are alike even if the prompts are sorted in some way.
+    # Regret on the prompts that the mapping was chosen on would be too small.
     first = np.arange(bank.num_prompts) % 2 == 0
     profiles = frontier_profiles(bank.take(first), settings.tail_masses, settings.num_budgets)
     fitted = refit(bank.take(first), ratios[:, first], profiles, kl_coef=settings.kl_coef)
@@ -58,11 +57,12 @@ STAGE = Stage("portfolio", "Portfolio", 2, ("bank", "train"), _config, policy_in
 
 def _log_probs(work: Work, name: str) -> np.ndarray:
     """Log π_k of every answer in the bank, [answers]."""
-    _, columns = read_bank(work.parents["bank"] / BANK_NAME)
+    table = read_bank(work.parents["bank"] / BANK_NAME)
     log_probs = response_log_probs(
         load_trained(work.recipe, work.parents["train"], name),
-        [json.loads(prompt) for prompt in columns["prompt"]],
-        columns["token_ids"],
+        table.prompts,
+        table.token_ids,
+        # The reference's log-probabilities in the bank are at this temperature; a ratio needs both.
         temperature=work.recipe.policy.temperature,
         batch_size=64,
     )

@@ -1,11 +1,10 @@
-"""``prepare``: raw preferences and prompts → PreferenceSet, with every split by prompt."""
+"""``prepare``: raw preferences and prompts → PreferenceSet; every split is by prompt."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tailguard.config import FileData, Recipe, SandboxData
 from tailguard.data import (
@@ -23,17 +22,18 @@ from tailguard.errors import InputError
 from tailguard.pipeline.sources import data_path, file_hashes
 from tailguard.pipeline.stage import Stage, Work
 
-_VALIDATION_SHARE = 0.1
+_VALIDATION_SHARE = 0.1  # of the prompts: their pairs check the scorers and fix their units
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
+    # The root is left out: files count by name and content, so that a moved folder changes nothing.
     return {"data": recipe.data.model_dump(mode="json", exclude={"root"})}
 
 
-def _build(work: Work) -> dict[str, Any]:
+def _build(work: Work) -> dict[str, object]:
     data = work.recipe.data
     pairs, splits = _files(work, data) if isinstance(data, FileData) else _sandbox(work, data)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, object] = {}
     for kind, rows in pairs.items():
         roles = _roles(rows, data.judge_fraction if isinstance(data, FileData) else 0.0)
         _write_pairs(work.directory / f"{kind}_pairs.parquet", rows, roles)
@@ -54,7 +54,13 @@ STAGE = Stage("prepare", "PreferenceSet", 2, (), _config, file_hashes, _build)
 
 
 def read_pairs(directory: Path, kind: str, role: str) -> list[Preference]:
-    """Pairs of a PreferenceSet: kind ``reward`` or ``cost``; role ``train``, ``judge-train`` ...; none: []."""
+    """Pairs of a PreferenceSet; an empty list if it has none.
+
+    Args:
+        directory: of the PreferenceSet.
+        kind: ``reward`` or ``cost``.
+        role: ``train`` or ``validate``; ``judge-train`` or ``judge-validate`` for the judge's.
+    """
     path = directory / f"{kind}_pairs.parquet"
     if not path.is_file():
         return []
@@ -75,7 +81,7 @@ def read_split(directory: Path, split: str) -> list[Prompt]:
 
 
 def taught_prompt_ids(directory: Path) -> set[str]:
-    """Ids of the prompts of a PreferenceSet that scorers, policies or levels were fitted on."""
+    """Ids of the prompts that scorers, policies, heads or acceptance levels were fitted on."""
     prompts = [*read_split(directory, "train"), *read_split(directory, "calibrate")]
     for kind in ("reward", "cost"):
         for role in ("train", "validate"):
@@ -84,6 +90,8 @@ def taught_prompt_ids(directory: Path) -> set[str]:
 
 
 def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
+    # By a hash of the prompt, not by draws: all pairs of a prompt have one role, and a pair keeps its
+    # role when others are added. Two salts make the two shares independent of each other.
     judge = {prompt_id(p.prompt) for p in with_prompts(pairs, judge_fraction, salt="judge")[0]}
     held = {prompt_id(p.prompt) for p in with_prompts(pairs, _VALIDATION_SHARE, salt="held")[0]}
     return [
@@ -96,7 +104,8 @@ def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], Pro
     for name in (*data.reward_pairs, *data.cost_pairs):
         if "?" in name:
             raise InputError(
-                f"data: '{name}': conditions are for prompts; give a file of the pairs"
+                f"data: '{name}': only prompts can be selected by ?field=value; give a file with"
+                " just these pairs"
             )
     pairs = {
         kind: [pair for name in names for pair in read_preferences(data_path(data, name), kind)]
@@ -106,7 +115,8 @@ def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], Pro
     evaluate = _distinct(_read(data, data.evaluation_prompts))
     benign = _distinct(_read(data, data.benign_prompts))
     asked = {*map(prompt_id, (*evaluate, *benign))}
-    pairs = {  # what is evaluated on teaches nobody, the judge included
+    # Nothing is fitted on a prompt that is evaluated on, not even the judge.
+    pairs = {
         kind: [pair for pair in rows if prompt_id(pair.prompt) not in asked]
         for kind, rows in pairs.items()
     }
@@ -137,6 +147,7 @@ def _sandbox(work: Work, data: SandboxData) -> tuple[dict[str, list[Preference]]
             work.numpy_generator("cost"), data.num_cost_pairs, "cost"
         ),
     }
+    # One draw of distinct requests, cut in two: no request is in both.
     held = draw(data.num_calibration + data.num_certification, "calibrate")
     evaluate = draw(data.num_evaluation, "evaluate")
     splits = PromptSplits(
@@ -150,7 +161,7 @@ def _sandbox(work: Work, data: SandboxData) -> tuple[dict[str, list[Preference]]
 
 
 def _deserves_help(prompt: str) -> bool:
-    """Benign requests, and those that only look unsafe."""
+    """Whether a request is benign, or only looks unsafe."""
     from tailguard.lab.sandbox import parse_request
 
     request = parse_request(prompt)
@@ -159,11 +170,11 @@ def _deserves_help(prompt: str) -> bool:
 
 def _read(data: FileData, names: Sequence[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
-    for name in names:  # a name may end in ?field=value: only such rows
+    for name in names:  # it may end in ?field=value, to keep only the rows with that value
         _, asked, conditions = name.partition("?")
         only = dict(i.split("=", 1) for i in conditions.split("&") if "=" in i)
         if asked and len(only) != conditions.count("&") + 1:
-            raise InputError(f"data: '{name}': give conditions as ?field=value, joined by &")
+            raise InputError(f"data: '{name}': write conditions as ?field=value, joined by &")
         prompts += read_prompts(data_path(data, name), only)
     return prompts
 
@@ -174,9 +185,7 @@ def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def _write_pairs(path: Path, pairs: Sequence[Preference], roles: Sequence[str]) -> None:
     names = ("chosen", "rejected", "chosen_safe", "rejected_safe", "annotator", "category")
-    columns: dict[str, list[Any]] = {
-        name: [getattr(pair, name) for pair in pairs] for name in names
-    }
-    columns["prompt"] = [json.dumps(pair.prompt) for pair in pairs]
-    columns["role"] = list(roles)
-    write_table(path, columns)
+    # Parquet has one type per column, and a prompt is a text or a list of messages: JSON.
+    prompts = [json.dumps(pair.prompt) for pair in pairs]
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in names}
+    write_table(path, columns | {"prompt": prompts, "role": list(roles)})

@@ -9,9 +9,9 @@ from tailguard.config import Recipe
 from tailguard.data.table import read_table
 from tailguard.evaluation.record import Record, Row
 from tailguard.evaluation.report.page import write_report
+from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.evaluate import COSTS_NAME, read_record
-from tailguard.pipeline.stages.plan import read_plan
 from tailguard.pipeline.stages.portfolio import PORTFOLIO_NAME
 from tailguard.pipeline.stages.train import CURVES_NAME, policy_directories
 
@@ -23,14 +23,14 @@ def _config(recipe: Recipe) -> dict[str, Json]:
 
 
 def _build(work: Work) -> dict[str, Json]:
-    plan, _ = read_plan(work.parents["plan"])
+    plan = read_plan(work.parents["plan"])
     record: Record = {
         **read_record(work.parents["evaluate"]),
         "title": work.recipe.name,
         "settings": _settings(work.recipe),
         "costs": read_table(work.parents["evaluate"] / COSTS_NAME),
-        "frontier": plan["frontier"],
-        "reference": plan["reference"],
+        "frontier": plan.frontier,
+        "reference": plan.reference,
         "curves": {
             name: read_json(directory / CURVES_NAME).get("rloo", [])
             for name, directory in policy_directories(work.parents["train"]).items()

@@ -1,10 +1,10 @@
-"""``train``: Plan → PolicySet: one LoRA adapter a target, each an artifact of its own."""
+"""``train``: Plan → PolicySet: one LoRA adapter per target, each an artifact of its own."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -19,13 +19,14 @@ from tailguard.artifacts import (
 from tailguard.config import Recipe
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, load_policy
+from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank
-from tailguard.pipeline.stages.plan import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.workers import map_side_by_side
+from tailguard.training.adapters import TrainedAdapter
 from tailguard.training.distillation import DistillationSettings, distil
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.on_policy import RLOOSettings, train_rloo
@@ -33,10 +34,12 @@ from tailguard.training.on_policy import RLOOSettings, train_rloo
 POLICIES_NAME = "policies.json"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.json"
+_DISTILLED_NAME = "distilled"  # an adapter that on-policy steps start from; not kept
 _VERSION = 3
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, object]:
+    # β is missing because the plan's id, a parent, already depends on it.
     return {
         "train": recipe.train.model_dump(),
         "policy": recipe.policy.model_dump(exclude={"model"}),
@@ -44,8 +47,9 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _build(work: Work) -> dict[str, Any]:
-    _, targets = read_plan(work.parents["plan"])
+def _build(work: Work) -> dict[str, object]:
+    targets = read_plan(work.parents["plan"]).targets
+    # Before hours of training, and not in `fit-values` after them.
     guided = [entry.policy for entry in work.recipe.values.guided if entry.policy != "base"]
     _require_trained(guided, [target.name for target in targets])
     paths = map_side_by_side(_train, work, targets)
@@ -69,25 +73,25 @@ def policy_directories(policy_set: Path) -> dict[str, Path]:
     """Target name → directory of its trained policy.
 
     Raises:
-        InputError: one of them is gone or was changed.
+        InputError: one of them is missing or its files were changed.
     """
     names: dict[str, str] = read_json(policy_set / POLICIES_NAME)
     found = {name: policy_set.parent / directory for name, directory in names.items()}
     for directory in found.values():
         if not directory.is_dir():
             raise InputError(
-                f"{directory}: is gone, and {policy_set} names it; delete that folder too and run"
-                " the same command again"
+                f"{directory}: is missing, but {policy_set} refers to it; delete that folder too and"
+                " run the same command again"
             )
         require_sealed(directory)
     return found
 
 
 def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
-    """A trained policy, its adapter merged into the reference; ``base`` is the reference.
+    """A trained policy, its adapter merged into the reference policy, which ``base`` names.
 
     Raises:
-        InputError: no such policy, or its files were changed.
+        InputError: an unknown policy, or its files were changed.
     """
     return load_policy(
         policy_path(recipe),
@@ -100,7 +104,7 @@ def trained_adapter(policy_set: Path, name: str) -> Path | None:
     """The folder of a policy's adapter; None for ``base``.
 
     Raises:
-        InputError: no such policy, or its files were changed.
+        InputError: an unknown policy, or its files were changed.
     """
     if name == "base":
         return None
@@ -110,7 +114,7 @@ def trained_adapter(policy_set: Path, name: str) -> Path | None:
 
 
 def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:
-    """Fewer members may be chosen than were asked for, so that a recipe can name too many."""
+    # The recipe's own check lets every member's name pass, but fewer members may have been chosen.
     known = list(names)
     for name in wanted:
         if name not in known:
@@ -121,7 +125,11 @@ def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:
 
 
 def _train(work: Work, target: PlannedTarget) -> str:
-    """The folder of the trained policy; each is sealed by itself, so a run that dies loses few."""
+    """Train one policy; the name of its folder.
+
+    Each policy is an artifact of its own, so that a run that is stopped loses only those that were
+    being trained.
+    """
     header = Header(
         kind="Policy",
         stage=f"train-{target.name}",
@@ -136,32 +144,35 @@ def _train(work: Work, target: PlannedTarget) -> str:
     return path.name
 
 
-def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[str, Any]:
+def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[str, object]:
     settings = work.recipe.train
-    distilled = _distil(work, target, directory / (ADAPTER_NAME if not settings.num_steps else "d"))
-    curves: dict[str, Any] = {"distillation": distilled.curve}
+    out = directory / (_DISTILLED_NAME if settings.num_steps else ADAPTER_NAME)
+    distilled = _distil(work, target, out)
+    curves = {"distillation": distilled.curve}
     if settings.num_steps:
-        curves["rloo"] = _on_policy(work, target, distilled.path, directory / ADAPTER_NAME)
-        for file in sorted((directory / "d").iterdir()):
-            file.unlink()
-        (directory / "d").rmdir()
+        trained = _on_policy(work, target, distilled.path, directory / ADAPTER_NAME)
+        curves["rloo"] = trained.curve
+        shutil.rmtree(out)
     write_json(directory / CURVES_NAME, curves)
-    return {"target": target.to_json()} | {f"last_{key}": rows[-1] for key, rows in curves.items()}
+    last: dict[str, object] = {f"last_{key}": rows[-1] for key, rows in curves.items()}
+    return {"target": target.to_json()} | last
 
 
-def _distil(work: Work, target: PlannedTarget, out: Path) -> Any:
+def _distil(work: Work, target: PlannedTarget, out: Path) -> TrainedAdapter:
     recipe = work.recipe
-    bank, columns = read_bank(work.parents["bank"] / BANK_NAME)
-    shape = bank.reward.shape
-    responses = np.asarray(columns["response"], dtype=object).reshape(shape)
-    prompts = read_split(work.parents["prepare"], "train")
+    table = read_bank(work.parents["bank"] / BANK_NAME)
+    num_prompts, num_samples = table.shape
+    responses = [
+        table.responses[start : start + num_samples]
+        for start in range(0, num_prompts * num_samples, num_samples)
+    ]
     return distil(
         policy_path(recipe),
-        prompts,
-        cast("list[list[str]]", responses.tolist()),
+        read_split(work.parents["prepare"], "train"),
+        responses,
         _normalised(read_weights(work.parents["plan"], target.name)),
         out,
-        finished=np.asarray(columns["finished"], dtype=bool).reshape(shape),
+        finished=table.finished.reshape(table.shape),
         settings=DistillationSettings(
             draws_per_prompt=recipe.train.distill_samples,
             num_passes=recipe.train.distill_epochs,
@@ -174,14 +185,15 @@ def _distil(work: Work, target: PlannedTarget, out: Path) -> Any:
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:
+    """Rows that sum to 1 in float64; on disk they are float32."""
     exact = weights.astype(np.float64)
     return exact / exact.sum(axis=1, keepdims=True)
 
 
-def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any:
+def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> TrainedAdapter:
     recipe = work.recipe
     scorers = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
-    trained = train_rloo(
+    return train_rloo(
         policy_path(recipe),
         read_split(work.parents["prepare"], "train"),
         out,
@@ -199,7 +211,6 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Any
         start_adapter=start,
         on_progress=work.steps(f"{target.name}: on-policy"),
     )
-    return trained.curve
 
 
 def _constraints(target: PlannedTarget) -> list[PlannedConstraint]:

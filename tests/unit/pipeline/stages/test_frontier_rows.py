@@ -3,7 +3,8 @@
 import pytest
 
 from tailguard.artifacts import write_json
-from tailguard.pipeline.stages.plan import PLAN_NAME, frontier_rows
+from tailguard.pipeline.plan_artifact import PLAN_NAME
+from tailguard.pipeline.stages.plan import frontier_rows
 
 
 def point(tail_mass, budget):
@@ -23,6 +24,7 @@ def test_every_tail_mass_begins_with_the_base_policys_own_row(tmp_path):
     write_json(
         tmp_path / PLAN_NAME,
         {
+            "kl_coef": 0.25,
             "targets": [],
             "frontier": [point(0.1, 1.5), point(0.1, 0.5), point(1.0, 0.25)],
             "reference": {"reward": 1.234, "cvar_0.1": 1.5, "cvar_1.0": 0.375},

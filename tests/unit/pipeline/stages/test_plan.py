@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tailguard.config import Recipe, Target
-from tailguard.pipeline.stages.plan import PlannedTarget, plan_target, smallest_reachable_risk
+from tailguard.pipeline.plan_artifact import PlannedTarget
+from tailguard.pipeline.stages.plan import plan_target, smallest_reachable_risk
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, Entropic, MeanCVaR, Spectral
 
