@@ -16,6 +16,7 @@ from tailguard.pipeline.stage import Stage
 from tailguard.pipeline.stages.plan import read_plan
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories
+from tailguard.risk.spelling import spell_measure
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
@@ -263,9 +264,9 @@ class TestAnotherMeasure:
     """A measure that is one file and one line is planned, trained for, asked for and shown."""
 
     def test_it_is_planned_and_trained_for(self, other):
-        plan, (target,) = read_plan(artifact(other, "Plan"))
-        assert plan["targets"][0]["limit"]["measure"] == "mean-variance"
+        (target,) = read_plan(artifact(other, "Plan")).targets
         assert target.limit is not None
+        assert spell_measure(target.limit.measure) == "mean-variance:aversion=1.0"
         assert target.figures.risk <= target.limit.budget + 1e-6
         curve = read_json(
             policy_directories(artifact(other, "PolicySet"))["variance"] / "curves.json"
