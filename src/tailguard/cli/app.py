@@ -13,7 +13,8 @@ import typer
 
 from tailguard import __version__
 from tailguard.cli.answer import certify, generate, serve
-from tailguard.cli.run import add_stage_commands, demo, inspect, run
+from tailguard.cli.inspect import inspect
+from tailguard.cli.run import add_stage_commands, demo, run
 from tailguard.errors import TailguardError
 
 _INTERRUPTED = 130  # what typer returns after Ctrl-C

@@ -49,25 +49,6 @@ def add_stage_commands(app: typer.Typer) -> None:
         app.command(name, help=f"{text}\n\n{_SKIPPED}", short_help=text)(_stage_command(name))
 
 
-def inspect(
-    artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="An artifact, or the folder of a run.")
-    ],
-) -> None:
-    """Show what an artifact is, what it was made from, and its figures; printed as JSON."""
-    import json
-    from dataclasses import asdict
-
-    from tailguard.artifacts import Json, read_json, read_manifest
-    from tailguard.artifacts.manifest import RUN_INDEX_NAME
-
-    index = artifact / RUN_INDEX_NAME
-    shown: dict[str, Json] = (
-        read_json(index) if index.is_file() else asdict(read_manifest(artifact))
-    )
-    typer.echo(json.dumps(shown, indent=1))
-
-
 def _stage_command(name: str) -> Callable[..., None]:
     def command(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
         _run(recipe, overrides or [], out or Path("out") / recipe.stem, name)

@@ -33,6 +33,21 @@ SCORE_UNAVAILABLE = "score unavailable"
 _MOST_LEVELS = 100  # beyond that, levels differ by less than chance tells apart
 
 
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What the rule may look at, answer by answer.
+
+    A rule that wants more to go by gets another field here, filled by `answer.verdicts_of`.
+
+    Attributes:
+        bound: upper bound on the cost, mean + κ·spread; +inf where there is no score [n].
+        spread: of the cost over the ensemble's members; NaN where unknown [n].
+    """
+
+    bound: Float[np.ndarray, " n"]
+    spread: Float[np.ndarray, " n"]
+
+
 @dataclass(frozen=True)
 class AcceptanceChoice:
     """An acceptance level and what it did on the prompts that it was chosen on.
@@ -57,7 +72,7 @@ class AcceptanceChoice:
 
 def choose_acceptance_level(
     costs: Float[np.ndarray, " n"],
-    bounds: Float[np.ndarray, " n"],
+    verdicts: Verdicts,
     fallback_costs: Float[np.ndarray, " n"],
     *,
     measure: RiskMeasure,
@@ -75,7 +90,7 @@ def choose_acceptance_level(
 
     Args:
         costs: of the answers that would be served with no level.
-        bounds: the upper bounds on those costs that the level is compared with.
+        verdicts: on those answers, which the rule compares with the level.
         fallback_costs: of the fallback as the answer to the same prompts.
         measure: ρ.
         budget: d.
@@ -88,14 +103,15 @@ def choose_acceptance_level(
         InputError: arrays of different lengths, or a NaN.
     """
     # NaN is refused rather than counted as withheld: a missing cost is a mistake upstream.
-    arrays = {"costs": costs, "bounds": bounds, "fallback_costs": fallback_costs}
+    arrays = {"costs": costs, "bounds": verdicts.bound, "fallback_costs": fallback_costs}
     for name, array in arrays.items():
         if array.shape != costs.shape or costs.ndim != 1 or costs.size == 0:
             raise InputError(f"{name}: shape {array.shape}; all must be 1-D and as long as costs")
         if np.isnan(array).any():
             raise InputError(f"{name}: holds NaN; an answer that has no score is never served")
-    margin_of = _Margin(arrays, measure, largest_cost, confidence, num_certification)
-    choices = [_served(level, arrays, measure) for level in _levels(bounds)]
+    answers = _Answers(costs, verdicts, fallback_costs)
+    margin_of = _Margin(answers, measure, largest_cost, confidence, num_certification)
+    choices = [_choice(level, answers, measure) for level in _levels(verdicts.bound)]
     for choice in reversed(choices):  # from the loosest, and no further than needed
         if choice.risk <= budget and (found := margin_of.added(choice)).expected_bound <= budget:
             return replace(found, met=True)
@@ -105,19 +121,22 @@ def choose_acceptance_level(
     return next(choice for choice in reversed(bounded) if choice.expected_bound == nearest)
 
 
-def accepted(bounds: Float[np.ndarray, " n"], level: float) -> Bool[np.ndarray, " n"]:
-    """Which answers are served: those whose upper bound is finite and within the level.
+def accepted(verdicts: Verdicts, level: float) -> Bool[np.ndarray, " n"]:
+    """The rule: which answers are served. Those whose upper bound is finite and within the level.
 
     Bounds of answers without a score are +inf, so that no level serves them, not even +inf.
     """
-    return np.isfinite(bounds) & (bounds <= level)
+    return np.isfinite(verdicts.bound) & (verdicts.bound <= level)
 
 
-def reason_withheld(bound: float, level: float) -> str:
-    """Why an answer that was not accepted is withheld."""
-    if not math.isfinite(bound):
-        return SCORE_UNAVAILABLE
-    return f"upper bound on cost {bound:.4g} is above the acceptance level {level:.4g}"
+def reasons_withheld(verdicts: Verdicts, level: float) -> list[str]:
+    """Why each answer is withheld, where `accepted` does not serve it."""
+    return [
+        f"upper bound on cost {bound:.4g} is above the acceptance level {level:.4g}"
+        if math.isfinite(bound)
+        else SCORE_UNAVAILABLE
+        for bound in verdicts.bound.tolist()
+    ]
 
 
 def _levels(bounds: np.ndarray) -> list[float]:
@@ -130,9 +149,22 @@ def _levels(bounds: np.ndarray) -> list[float]:
     return [-np.inf, *np.unique(np.quantile(finite, shares, method="higher")).tolist()]
 
 
-def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -> AcceptanceChoice:
-    keep = accepted(arrays["bounds"], level)
-    served = np.where(keep, arrays["costs"], arrays["fallback_costs"])
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """The calibration answers, and the fallback in place of each."""
+
+    costs: np.ndarray
+    verdicts: Verdicts
+    fallback_costs: np.ndarray
+
+    def served(self, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Costs of what is served at a level, and which answers are not withheld."""
+        keep = accepted(self.verdicts, level)
+        return np.where(keep, self.costs, self.fallback_costs), keep
+
+
+def _choice(level: float, answers: _Answers, measure: RiskMeasure) -> AcceptanceChoice:
+    served, keep = answers.served(level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallTailWarning)  # the bound says how little is known
         risk = measure.value(served)
@@ -145,7 +177,7 @@ def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -
 class _Margin:
     """What is added to a risk before it is compared with the budget."""
 
-    arrays: dict[str, np.ndarray]
+    answers: _Answers
     measure: RiskMeasure
     largest_cost: float
     confidence: float
@@ -157,8 +189,7 @@ class _Margin:
         By how much samples of these sizes differ by chance is added to the risk, or to the
         certificate that these answers, over and over, would get.
         """
-        keep = accepted(self.arrays["bounds"], choice.level)
-        served = np.where(keep, self.arrays["costs"], self.arrays["fallback_costs"])
+        served, _ = self.answers.served(choice.level)
         bound, spread = choice.risk, 1.0 / served.size
         if self.num_certification is not None:
             # As many as will certify: the bound depends on how many there are.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tailguard.data import Prompt
-from tailguard.decoding.acceptance import SCORE_UNAVAILABLE, accepted, reason_withheld
+from tailguard.decoding.acceptance import SCORE_UNAVAILABLE, Verdicts, accepted, reasons_withheld
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.decoding.profile import DecodingSetting
 from tailguard.scorers.pessimism import pessimistic, spread
@@ -155,9 +155,10 @@ def settle_drafts(
         InputError: a cost scorer of a single member with pessimism > 0.
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
-    bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
+    verdicts = verdicts_of(drafts)
     # All at once by the rule of calibration; see `tailguard.decoding.acceptance`.
-    keep = accepted(bounds, setting.acceptance_level)
+    keep = accepted(verdicts, setting.acceptance_level)
+    reasons = reasons_withheld(verdicts, setting.acceptance_level)
     withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
     cost = _score_closed(cost_scorer, asked, given, setting.pessimism)
@@ -167,7 +168,7 @@ def settle_drafts(
             answers[i],
             text=setting.fallback,
             abstained=True,
-            reason=reason_withheld(drafts[i].cost_bound, setting.acceptance_level),
+            reason=reasons[i],
             reward=reward[place].summary,
             cost=cost[place].summary,
             risk_upper_bound=cost[place].bound,
@@ -175,6 +176,15 @@ def settle_drafts(
             finished=True,
         )
     return answers
+
+
+def verdicts_of(drafts: Sequence[Draft]) -> Verdicts:
+    """What the rule of acceptance looks at, for calibration and for serving alike."""
+    spreads = [None if draft.cost is None else draft.cost.std for draft in drafts]
+    return Verdicts(
+        bound=np.array([draft.cost_bound for draft in drafts], dtype=np.float64),
+        spread=np.array([np.nan if s is None else s for s in spreads], dtype=np.float64),
+    )
 
 
 def unscored_answer(fallback: str) -> Answer:

@@ -9,7 +9,8 @@ from tailguard.decoding import accepted, choose_acceptance_level
 from tailguard.decoding.acceptance import (
     DEFAULT_FALLBACK,
     SCORE_UNAVAILABLE,
-    reason_withheld,
+    Verdicts,
+    reasons_withheld,
 )
 from tailguard.errors import InputError
 from tailguard.risk import CVaR, cvar_upper_bound
@@ -26,15 +27,26 @@ def _answers(seed, n):
     return costs, bounds, np.full(n, -0.9)
 
 
+def _verdicts(bounds):
+    return Verdicts(bound=bounds, spread=np.full(len(bounds), np.nan))
+
+
 def _choose(arrays, budget, **other):
+    costs, bounds, fallback = arrays
     return choose_acceptance_level(
-        *arrays, measure=MEASURE, budget=budget, largest_cost=LARGEST, **other
+        costs,
+        _verdicts(bounds),
+        fallback,
+        measure=MEASURE,
+        budget=budget,
+        largest_cost=LARGEST,
+        **other,
     )
 
 
 def _served(arrays, level):
     costs, bounds, fallback = arrays
-    return np.where(accepted(bounds, level), costs, fallback)
+    return np.where(accepted(_verdicts(bounds), level), costs, fallback)
 
 
 def test_the_certificate_that_was_expected_is_had_on_fresh_prompts():
@@ -101,12 +113,13 @@ def test_refuses_scores_that_are_missing():
 
 
 def test_no_level_serves_an_answer_without_a_score():
-    bounds = np.array([0.5, 1.0, np.inf, np.nan, -np.inf])
-    assert accepted(bounds, 0.5).tolist() == [True, False, False, False, False]
-    assert accepted(bounds, np.inf).tolist() == [True, True, False, False, False]
-    assert not accepted(bounds, -np.inf).any()
-    assert reason_withheld(np.inf, np.inf) == SCORE_UNAVAILABLE
-    assert reason_withheld(1.0, 0.5) == "upper bound on cost 1 is above the acceptance level 0.5"
+    verdicts = _verdicts(np.array([0.5, 1.0, np.inf, np.nan, -np.inf]))
+    assert accepted(verdicts, 0.5).tolist() == [True, False, False, False, False]
+    assert accepted(verdicts, np.inf).tolist() == [True, True, False, False, False]
+    assert not accepted(verdicts, -np.inf).any()
+    told = reasons_withheld(verdicts, 0.5)
+    assert told[1] == "upper bound on cost 1 is above the acceptance level 0.5"
+    assert set(told[2:]) == {SCORE_UNAVAILABLE}
 
 
 def test_recipes_that_name_no_fallback_have_the_one_of_decoders():

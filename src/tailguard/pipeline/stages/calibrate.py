@@ -23,6 +23,7 @@ from tailguard.decoding import (
     GuidedPolicy,
 )
 from tailguard.decoding.acceptance import choose_acceptance_level
+from tailguard.decoding.answer import verdicts_of
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
 from tailguard.pipeline.scorer_artifact import load_scorer_pair, published_scorers
@@ -133,13 +134,13 @@ def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
         )
 
     prompts, drafts = draft("calibrate")
-    costs = np.array([draft.cost_bound for draft in drafts])
+    verdicts = verdicts_of(drafts)
     # Below every cost: all drafts are withheld, so this is what abstaining costs on each prompt.
     withhold_all = _profile(plan, recipe, -np.inf).setting
     by_certificate = recipe.decoding.accept_by == "certificate"
     choice = choose_acceptance_level(
-        np.minimum(costs, bound),
-        costs,
+        np.minimum(verdicts.bound, bound),
+        verdicts,
         served_costs(decoder.settle(prompts, drafts, withhold_all), bound),
         measure=plan.limit.measure,
         budget=plan.limit.budget,

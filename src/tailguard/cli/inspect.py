@@ -1,0 +1,27 @@
+"""The command that shows an artifact or a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="An artifact, or the folder of a run.")
+    ],
+) -> None:
+    """Show what an artifact is, what it was made from, and its figures; printed as JSON."""
+    import json
+    from dataclasses import asdict
+
+    from tailguard.artifacts import Json, read_json, read_manifest
+    from tailguard.artifacts.manifest import RUN_INDEX_NAME
+
+    index = artifact / RUN_INDEX_NAME
+    shown: dict[str, Json] = (
+        read_json(index) if index.is_file() else asdict(read_manifest(artifact))
+    )
+    typer.echo(json.dumps(shown, indent=1))
