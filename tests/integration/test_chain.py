@@ -12,8 +12,8 @@ import pytest
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
 from tailguard.pipeline import chain, workers
+from tailguard.pipeline.plan_artifact import PLAN_NAME, read_plan
 from tailguard.pipeline.stage import Stage
-from tailguard.pipeline.stages.plan import read_plan
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories
 
@@ -262,8 +262,10 @@ class TestAnotherMeasure:
     """A measure that is one file and one line is planned, trained for, asked for and shown."""
 
     def test_it_is_planned_and_trained_for(self, other):
-        plan, (target,) = read_plan(artifact(other, "Plan"))
-        assert plan["targets"][0]["limit"]["measure"] == "mean-variance"
+        (target,) = read_plan(artifact(other, "Plan")).targets
+        written = read_json(artifact(other, "Plan") / PLAN_NAME)
+        assert written["targets"][0]["limit"]["measure"] == "mean-variance"
+        assert target.limit is not None
         assert target.figures.risk <= target.limit.budget + 1e-6
         curve = read_json(
             policy_directories(artifact(other, "PolicySet"))["variance"] / "curves.json"
