@@ -32,14 +32,14 @@ check: setup
 	$(BIN)/mkdocs build --strict --quiet
 
 # Renew the lock from the bounds in pyproject.toml (held.txt says what is held back, and why), and
-# run everything on it.
+# run everything on it. The old lock and .venv stay until the new versions are known.
 update:
-	rm -rf .venv-update .venv
-	$(PYTHON) -m venv .venv-update
+	rm -rf .venv-update && $(PYTHON) -m venv .venv-update
 	.venv-update/bin/python -m pip install --quiet --upgrade pip
 	.venv-update/bin/python -m pip install --quiet -c held.txt -e '.[judge]' --group dev
-	.venv-update/bin/python -m pip freeze --all --exclude-editable | sed 's/+cpu$$//' > $(LOCK)
-	rm -rf .venv-update
+	.venv-update/bin/python -m pip freeze --all --exclude-editable > .venv-update/freeze.txt
+	sed 's/+cpu$$//' .venv-update/freeze.txt > $(LOCK)
+	rm -rf .venv-update .venv
 	$(MAKE) test check
 
 # The suite on the lowest versions that pyproject.toml allows, and on the newest of the day.

@@ -1,4 +1,4 @@
-"""How fast the decoding engine is, beside transformers' ``generate`` and beside itself.
+"""How fast the decoding engine is, compared with transformers' ``generate`` and with itself.
 
 Each row times two ways of the same work, text in and text out, in turn, and reports the median of
 the ratios of neighbouring runs, so that a machine whose speed drifts does not favour either. Stop

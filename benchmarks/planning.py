@@ -11,7 +11,7 @@ Three tail families (normal, Pareto(2.5), rare lognormal harm):
 Prints tables and writes ``benchmarks/results/planning.json``. Gaps and errors are shares of the
 value span V(unconstrained) − V(strictest profile). Targets: error ≤ 1e-3, CVaR ≤ d + 1e-4, per-prompt
 gap ≤ 1% at 64 prompts, 64×256 in ≤ 1 s, 48 profiles in ≤ 10 s, 10,000×64 in ≤ 60 s and ≤ 4 GB. Seconds
-are wall clock; CPU seconds stand beside them, because other work on the machine moves only the former.
+are wall clock; CPU seconds are shown too, because other work on the machine changes only the wall clock.
 """
 
 import argparse

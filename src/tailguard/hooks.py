@@ -1,7 +1,7 @@
-"""What a lower layer may call in a higher one: set by ``tailguard/__init__``, open to every reader.
+"""What a lower layer may call in a higher one; set by ``tailguard/__init__``.
 
 Imports point down. Where a method of a lower package must reach up, it calls the function that is
-set here, so that the exception stands in one place and no import is hidden from the linter.
+set here, so that the exception is in one place and no import is hidden from the linter.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ independent oracle for them."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -214,7 +215,8 @@ def count_calls() -> Generator[Callable[[Policy], list[tuple[int, ...]]]]:
         def record(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
             calls.append(tuple(kwargs["input_ids"].shape))
 
-        handles.append(policy.model.register_forward_pre_hook(record, with_kwargs=True))
+        model = cast(Any, policy.model)
+        handles.append(model.register_forward_pre_hook(record, with_kwargs=True))
         return calls
 
     yield watch

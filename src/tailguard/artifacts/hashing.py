@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from tailguard.errors import InputError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20  # a model's weights may not fit into memory at once
 
 
-def hash_of(value: Any) -> str:
-    """Hex SHA-256 of a JSON-able value, whatever the order of its keys.
+def hash_of(value: object) -> str:
+    """Hex SHA-256 of a JSON-able value; the order of its keys does not matter.
 
     Raises:
         TypeError: it is not; a set or an object would hash differently in every process.
     """
+    # Sorted and without blanks: ids must not depend on how a recipe was written down.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -34,6 +34,7 @@ def content_hash(path: Path) -> str:
         return _file_hash(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; check the path in the recipe or --set")
+    # Names count as well as bytes: two files that change places are another model.
     files = sorted(
         file
         for file in path.rglob("*")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from tailguard.artifacts.text import read_json, write_json
+from tailguard.artifacts.text import Json, read_json, write_json
 from tailguard.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of the manifest's layout; a stage's own version is in its Stage
 MANIFEST_NAME = "manifest.json"
 RUN_INDEX_NAME = "run.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What stands in ``manifest.json``.
+    """What is in ``manifest.json``.
 
     Attributes:
         kind: what the artifact is, e.g. ``SampleBank``.
         stage: the command that made it.
-        id: hash of config, parents, inputs and stage version; the same id means the same making.
+        id: hash of config, parents, inputs and stage version; the same id means the same payload.
         payload_hash: hash of every payload file's name and bytes.
         parents: role → directory name and id of the artifacts that it was made from.
         inputs: label → content hash of the raw files that it was made from.
@@ -37,9 +37,9 @@ class Manifest:
     payload_hash: str
     parents: dict[str, dict[str, str]] = field(default_factory=lambda: {})
     inputs: dict[str, str] = field(default_factory=lambda: {})
-    config: dict[str, Any] = field(default_factory=lambda: {})
+    config: dict[str, Json] = field(default_factory=lambda: {})
     versions: dict[str, str] = field(default_factory=lambda: {})
-    metrics: dict[str, Any] = field(default_factory=lambda: {})
+    metrics: dict[str, Json] = field(default_factory=lambda: {})
     schema: int = SCHEMA_VERSION
 
 
@@ -58,14 +58,17 @@ def read_manifest(directory: Path) -> Manifest:
         raise InputError(
             f"{directory}: not an artifact (no {MANIFEST_NAME}); give a folder made by tailguard"
         )
-    fields: Any = read_json(directory / MANIFEST_NAME)
-    if not isinstance(fields, dict) or cast(Any, fields).get("schema") != SCHEMA_VERSION:
+    fields = read_json(directory / MANIFEST_NAME)
+    if (
+        not isinstance(fields, dict)
+        or cast("dict[str, Json]", fields).get("schema") != SCHEMA_VERSION
+    ):
         raise InputError(
             f"{directory / MANIFEST_NAME}: not a manifest of schema {SCHEMA_VERSION};"
             " make the artifact again with this version of tailguard"
         )
     try:
-        return Manifest(**cast(Any, fields))
+        return Manifest(**cast("dict[str, Json]", fields))
     except TypeError as error:
         raise InputError(f"{directory / MANIFEST_NAME}: {error}") from None
 
@@ -78,6 +81,7 @@ def find_artifact(path: Path, kind: str) -> Path:
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a {kind} or the --out folder of a run")
+    # A run's folder keeps artifacts of earlier recipes too; the index names those of the last run.
     index = path / RUN_INDEX_NAME
     if index.is_file() and not (path / MANIFEST_NAME).is_file():
         names: dict[str, str] = read_json(index)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tailguard.artifacts.hashing import content_hash, hash_of
 from tailguard.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from tailguard.artifacts.text import Json
 from tailguard.errors import InputError
 
 _LIBRARIES = ("tailguard", "numpy", "scipy", "torch", "transformers", "trl", "peft")
@@ -38,7 +38,7 @@ class Header:
     kind: str
     stage: str
     version: int
-    config: dict[str, Any] = field(default_factory=lambda: {})
+    config: dict[str, Json] = field(default_factory=lambda: {})
     parents: dict[str, Path] = field(default_factory=lambda: {})
     inputs: dict[str, str] = field(default_factory=lambda: {})
 
@@ -50,11 +50,11 @@ class Header:
         """Hash of everything that decides the payload."""
         return hash_of(
             [self.kind, self.stage, self.version, self.config, self.parent_ids(), self.inputs]
-        )[:16]
+        )[:16]  # 64 bits: short enough for a folder's name, and no two of a run's will collide
 
 
 def build_artifact(
-    root: Path, header: Header, write: Callable[[Path], dict[str, Any]]
+    root: Path, header: Header, write: Callable[[Path], dict[str, Json]]
 ) -> tuple[Path, bool]:
     """Make the artifact under ``root`` unless the same one is there already.
 
@@ -75,6 +75,7 @@ def build_artifact(
     if final.is_dir():
         require_sealed(final)
         return final, True
+    # Hidden, so that no reader takes it for an artifact; the rename at the end is one step.
     partial = root / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -97,9 +98,9 @@ def build_artifact(
             versions=_versions(),
             metrics=metrics,
         )
-        write_manifest(partial, manifest)
+        write_manifest(partial, manifest)  # last: a folder without one is never read
         partial.rename(final)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must not leave half an artifact
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return final, False
@@ -146,6 +147,7 @@ def locked(root: Path) -> Generator[None]:
         if error.errno == errno.ENOSPC:
             raise
         raise InputError(f"--out {root}: cannot write there ({error.strerror})") from None
+    # The kernel drops this lock when the process ends however it ends: no stale lock files.
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,7 +172,7 @@ def _sweep(root: Path) -> None:
 
 
 def _flush(directory: Path) -> None:
-    """Force the payload to disk, so that a full or failing one speaks up before the sealing."""
+    """Force the payload to disk, so that a full or failing one reports its error before the manifest is written."""
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeAlias, TypeGuard, cast
 
 from tailguard.data.records import Preference, Prompt
 from tailguard.errors import InputError, first_line
 
+# What stands in a row is unknown until it is checked, field by field, below.
+Row: TypeAlias = dict[str, object]
 
-def read_rows(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """Rows of a file or of a hub dataset, each with where it stands, for messages.
+
+def read_rows(source: str | Path) -> list[tuple[str, Row]]:
+    """Rows of a file or of a hub dataset, each with its place (file and line) for messages.
 
     Args:
         source: path ending in ``.jsonl``, ``.jsonl.gz`` or ``.parquet``; otherwise the name of
@@ -28,6 +31,7 @@ def read_rows(source: str | Path) -> list[tuple[str, dict[str, Any]]]:
         rows = list(_jsonl(path))
     elif path.suffix == ".parquet":
         rows = list(_parquet(path))
+    # A misspelt path must not be looked up on the hub, so what looks like a file is taken for one.
     elif path.suffix in {".json", ".csv", ".txt", ".gz"} or path.exists():
         raise InputError(f"{path}: give .jsonl, .jsonl.gz or .parquet")
     else:
@@ -55,6 +59,7 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
     preferences: list[Preference] = []
     for where, row in read_rows(source):
         prompt = _prompt(where, row)
+        # Two answers named by their safety are a comparison and two signs in one.
         by_safety = kind == "cost" and "safe" in row and "unsafe" in row
         chosen, rejected = ("safe", "unsafe") if by_safety else ("chosen", "rejected")
         preferences.append(
@@ -77,7 +82,7 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
     Args:
         source: as for :func:`read_rows`.
         only: keep rows whose fields have these values, e.g. ``{"label": "safe"}``,
-            or ``{"is_safe": "true"}``; upper and lower case are one.
+            or ``{"is_safe": "true"}``; case is ignored.
 
     Raises:
         InputError: no prompt, with file and line; or no row is left.
@@ -93,10 +98,9 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
     return prompts
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        with opener(path, "rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     where = f"{path}, line {number}"
@@ -107,19 +111,19 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path}: cannot read it ({error})") from None
 
 
-def _parsed(where: str, line: bytes) -> dict[str, Any]:
+def _parsed(where: str, line: bytes) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark first
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: malformed JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad UTF-8, huge numbers, deep nesting
         raise InputError(f"{where}: cannot read it ({error})") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: a JSON object is needed, not {json.dumps(row)[:40]}")
-    return cast("dict[str, Any]", row)
+    return cast(Row, row)
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     from tailguard.data.table import read_table
 
     columns = read_table(path)
@@ -127,63 +131,69 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, row {number}", dict(zip(columns, values, strict=True))
 
 
-def _hub(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import datasets
+def _hub(name: str) -> Iterator[tuple[str, Row]]:
+    import datasets  # slow to load, and not needed for files
 
     identifier, _, split = name.partition(":")
     try:
-        rows = cast(Any, datasets).load_dataset(identifier, split=split or "train")
+        found: object = datasets.load_dataset(identifier, split=split or "train")  # pyright: ignore[reportUnknownMemberType]
+        rows = cast("Iterable[Row]", found)
     except Exception as error:  # noqa: BLE001 - the library raises many kinds; all mean: not found
         reason = first_line(error)
         raise InputError(f"{name}: neither a file nor a dataset ({reason})") from None
     yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
 
 
-def _prompt(where: str, row: Mapping[str, Any]) -> Prompt:
+def _prompt(where: str, row: Row) -> Prompt:
     prompt = row.get("prompt")
     if _is_text(prompt) or _is_chat(prompt):
-        return cast(Prompt, prompt)
+        return prompt
     raise InputError(f"{where}: no 'prompt' (a text, or messages with role and content)")
 
 
-def _text(where: str, row: Mapping[str, Any], field: str) -> str:
+def _text(where: str, row: Row, field: str) -> str:
     value = row.get(field)
     if _is_chat(value):
-        value = cast(Any, value)[-1]["content"]
+        value = value[-1]["content"]
     if not _is_text(value):
         raise InputError(f"{where}: no '{field}' (the text of an answer)")
-    return cast(str, value)
+    return value
 
 
-def _is_chat(value: Any) -> bool:
+def _is_chat(value: object) -> TypeGuard[list[dict[str, str]]]:
     """Whether it is messages, the last of them with something in it."""
-    messages = cast("list[Any]", value) if isinstance(value, list) else [None]
-    well_formed = all(
-        isinstance(message, dict)
-        and isinstance(cast(Any, message).get("role"), str)
-        and (_is_text(content := cast(Any, message).get("content")) or content == "")
-        for message in messages
-    )
-    return well_formed and bool(messages) and _is_text(cast(Any, messages[-1])["content"])
+    messages = cast("list[object]", value) if isinstance(value, list) else []
+    well_formed = bool(messages) and all(map(_is_message, messages))
+    return well_formed and _is_text(cast(Row, messages[-1])["content"])
 
 
-def _is_text(value: Any) -> bool:
-    """Whether it is text with something in it, and all of it characters (no half of a pair)."""
+def _is_message(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    message = cast(Row, value)
+    content = message.get("content")
+    # An assistant's turn may be empty, for example before a tool is called; the last one may not.
+    return isinstance(message.get("role"), str) and (_is_text(content) or content == "")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text with something in it, and can be written as UTF-8."""
     if not isinstance(value, str) or not value.strip():
         return False
     try:
-        value.encode()
+        value.encode()  # JSON can spell half of a surrogate pair, which no tokenizer reads
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _safe(where: str, row: Mapping[str, Any], answer: str) -> bool | None:
+def _safe(where: str, row: Row, answer: str) -> bool | None:
     safe, sign = row.get(f"{answer}_safe"), row.get(f"{answer}_sign")
     if safe is None and sign is None:
         return None
     if isinstance(safe, bool):
         return safe
+    # True == 1 in Python, so a boolean in place of a sign would pass for "unsafe".
     if safe is None and not isinstance(sign, bool) and sign in (-1, 1):
         return sign == -1
     raise InputError(
@@ -192,5 +202,5 @@ def _safe(where: str, row: Mapping[str, Any], answer: str) -> bool | None:
     )
 
 
-def _label(row: Mapping[str, Any], field: str) -> str | None:
+def _label(row: Row, field: str) -> str | None:
     return None if row.get(field) is None else str(row[field])

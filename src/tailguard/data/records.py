@@ -35,7 +35,7 @@ class Preference:
 
 
 def prompt_id(prompt: Prompt) -> str:
-    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits go by.
+    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits are made by.
 
     A single user message has the id of its text, however it is written down.
     """
@@ -45,4 +45,5 @@ def prompt_id(prompt: Prompt) -> str:
         text = prompt[0]["content"]
     else:
         text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    # Lower case: the same question in capitals must not stand in both training and evaluation.
     return hashlib.sha256(text.lower().encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from tailguard.errors import InputError
 
 @dataclass(frozen=True)
 class PromptSplits:
-    """Prompts by what they are for; no prompt stands in two of the first four.
+    """Prompts by what they are for; no prompt is in two of the first four.
 
     Attributes:
         train: to bank and to train on.
@@ -53,13 +53,14 @@ def split_prompts(
         InputError: there are too few.
     """
     distinct = {prompt_id(prompt): prompt for prompt in prompts}
+    # Sorted by id: the draw must not depend on the order of the files.
     free = [distinct[key] for key in sorted(distinct) if key not in reserved]
     if len(free) < sum(sizes):
         raise InputError(
-            f"data: {sum(sizes)} prompts asked for (train {sizes[0]}, calibrate {sizes[1]},"
-            f" certify {sizes[2]}) but only {len(free)} distinct ones are there, beside"
-            f" {len(distinct) - len(free)} set aside because they stand in a pair or are evaluated"
-            " on; give more data.prompts or lower num_prompts, num_calibration or num_certification"
+            f"data: {sum(sizes)} prompts are needed (train {sizes[0]}, calibrate {sizes[1]},"
+            f" certify {sizes[2]}) but only {len(free)} distinct ones are available;"
+            f" {len(distinct) - len(free)} are set aside because they are in a pair or are evaluated"
+            " on: give more data.prompts or lower num_prompts, num_calibration or num_certification"
         )
     order: list[int] = generator.permutation(len(free)).tolist()
     drawn = [free[index] for index in order[: sum(sizes)]]
@@ -72,6 +73,8 @@ def with_prompts(
 ) -> tuple[list[Preference], list[Preference]]:
     """Split pairs in two by their prompts' hashes: about ``fraction`` of the prompts, the rest."""
 
+    # By hash and not by a generator: a pair added to a file moves no other pair across the split. The
+    # salt keeps two splits of the same pairs independent.
     def draw(pair: Preference) -> float:
         return int(prompt_id(salt + prompt_id(pair.prompt)), 16) / 16.0**16
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 
 from tailguard.errors import InputError
 
-_arrow = cast(Any, pyarrow)
-_parquet = cast(Any, pq)
+# pyarrow ships no types. A cell is what its writer put in: readers know which column holds what.
+Cell: TypeAlias = Any
+_arrow = cast(Cell, pyarrow)
+_parquet = cast(Cell, pq)
 
 
-def write_table(path: Path, columns: Mapping[str, Sequence[Any] | Any]) -> None:
+def write_table(path: Path, columns: Mapping[str, Sequence[Cell] | np.ndarray]) -> None:
     """Write equally long columns (lists or 1-D arrays) as a parquet file."""
     _parquet.write_table(_arrow.table(dict(columns)), path)
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
+def read_table(path: Path) -> dict[str, list[Cell]]:
     """Columns of a parquet file, as lists.
 
     Raises:

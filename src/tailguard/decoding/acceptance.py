@@ -87,6 +87,7 @@ def choose_acceptance_level(
     Raises:
         InputError: arrays of different lengths, or a NaN.
     """
+    # NaN is refused rather than counted as withheld: a missing cost is a mistake upstream.
     arrays = {"costs": costs, "bounds": bounds, "fallback_costs": fallback_costs}
     for name, array in arrays.items():
         if array.shape != costs.shape or costs.ndim != 1 or costs.size == 0:
@@ -98,6 +99,7 @@ def choose_acceptance_level(
     for choice in reversed(choices):  # from the loosest, and no further than needed
         if choice.risk <= budget and (found := margin_of.added(choice)).expected_bound <= budget:
             return replace(found, met=True)
+    # Nothing meets the budget: take what comes nearest, and say so by `met`.
     bounded = [margin_of.added(choice) for choice in choices]
     nearest = min(choice.expected_bound for choice in bounded)
     return next(choice for choice in reversed(bounded) if choice.expected_bound == nearest)
@@ -123,6 +125,7 @@ def _levels(bounds: np.ndarray) -> list[float]:
     finite = bounds[np.isfinite(bounds)]
     if finite.size == 0:
         return [-np.inf]
+    # method="higher": each level is one of the bounds, and none falls between two answers.
     shares = np.linspace(0.0, 1.0, _MOST_LEVELS)
     return [-np.inf, *np.unique(np.quantile(finite, shares, method="higher")).tolist()]
 
@@ -133,13 +136,14 @@ def _served(level: float, arrays: dict[str, np.ndarray], measure: RiskMeasure) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallTailWarning)  # the bound says how little is known
         risk = measure.value(served)
+    # The certificate needs a ν that was fixed beforehand: this one, from calibration prompts.
     threshold = as_threshold(measure.minimiser(served))
     return AcceptanceChoice(level, threshold, risk, math.inf, float(keep.mean()), met=False)
 
 
 @dataclass(frozen=True)
 class _Margin:
-    """What is put on top of a risk before it is held against the budget."""
+    """What is added to a risk before it is compared with the budget."""
 
     arrays: dict[str, np.ndarray]
     measure: RiskMeasure
@@ -157,8 +161,10 @@ class _Margin:
         served = np.where(keep, self.arrays["costs"], self.arrays["fallback_costs"])
         bound, spread = choice.risk, 1.0 / served.size
         if self.num_certification is not None:
+            # As many as will certify: the bound depends on how many there are.
             repeated = np.resize(served, self.num_certification)
             bound = risk_upper_bound(
+                # A fixed order: the choice must be the same each time it is made.
                 np.random.default_rng(0).permutation(repeated),
                 self.measure,
                 choice.threshold,
@@ -166,6 +172,7 @@ class _Margin:
                 confidence=self.confidence,
             )
             spread += 1.0 / self.num_certification
+        # The penalty φ, not the cost: its mean is what the risk is, at the best threshold.
         deviation = float(np.std(self.measure.penalty(served, choice.threshold)))
         if served.size == 1:
             return replace(choice, expected_bound=math.inf)  # the spread of one answer is unknown

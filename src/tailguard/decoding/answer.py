@@ -47,7 +47,7 @@ class Answer:
         cost: of the text; None where its score is unavailable.
         risk_upper_bound: mean + pessimism·std of the text's cost; +inf where unavailable.
         certified: whether a certificate covers it.
-        finished: ended by itself, not for want of tokens; a fallback always does.
+        finished: ended by itself, not at the limit of tokens; always true of a fallback.
         num_candidates: candidates grown side by side.
         num_prompt_tokens: of the prompt as the policy reads it.
         num_tokens_generated: over all candidates.
@@ -84,7 +84,7 @@ class Draft:
         reward: of it.
         cost: of it; None where a score is not finite, and then it is never served.
         cost_bound: mean + pessimism·std of its cost; +inf where unavailable.
-        finished: ended by itself or at a stop text, not for want of tokens.
+        finished: ended by itself or at a stop text, not at the limit of tokens.
         guided: how it was found.
     """
 
@@ -108,10 +108,11 @@ def draft_answers(
     """Score the surviving answers, each up to the first stop text in it, failing closed.
 
     Raises:
-        InputError: a cost scorer of a single member beside pessimism > 0.
+        InputError: a cost scorer of a single member with pessimism > 0.
     """
     whole = [g.candidates[0].text if g.candidates else "" for g in guided]
     texts = [_before(text, stop) for text in whole]
+    # A failed prompt has no text, and scorers refuse or misjudge empty ones.
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
     asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
     costs = _score_closed(cost_scorer, asked, given, setting.pessimism)
@@ -151,10 +152,11 @@ def settle_drafts(
     The fallback is scored as an answer to the prompts that get it, and to no others.
 
     Raises:
-        InputError: a cost scorer of a single member beside pessimism > 0.
+        InputError: a cost scorer of a single member with pessimism > 0.
     """
     answers = [_served(draft, setting, certified) for draft in drafts]
     bounds = np.array([draft.cost_bound for draft in drafts], dtype=np.float64)
+    # All at once by the rule of calibration; see `tailguard.decoding.acceptance`.
     keep = accepted(bounds, setting.acceptance_level)
     withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
@@ -195,6 +197,7 @@ def unscored_answer(fallback: str) -> Answer:
 
 def _before(text: str, stop: Sequence[str]) -> str:
     places = [place for place in map(text.find, stop) if place >= 0]
+    # The earliest stop text decides, whichever was given first.
     return text[: min(places, default=len(text))]
 
 
@@ -215,12 +218,13 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
     )
 
 
+# Not Exception: what is missing here (an interrupt, no memory) must end the process.
 SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """One answer's members: what is told of them, and the bound that decides; None if unknown."""
+    """One answer's members: what is reported of them, and the bound that decides; None if unknown."""
 
     summary: ScoreSummary | None
     bound: float
@@ -232,10 +236,10 @@ def _score_closed(
     responses: Sequence[str],
     pessimism: float = 0.0,
 ) -> list[_Scored]:
-    """Summary and upper bound of each answer; +inf where no finite score can be had.
+    """Summary and upper bound of each answer; +inf where there is no finite score.
 
     Raises:
-        InputError: a single member beside pessimism > 0. It is raised outside `_members_closed`,
+        InputError: a single member with pessimism > 0. It is raised outside `_members_closed`,
             which would take it for a failing scorer and abstain on every prompt without a word.
     """
     return [

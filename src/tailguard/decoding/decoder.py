@@ -72,7 +72,7 @@ class Decoder:
             policies: by the names that settings use.
             profiles: the calibrated grid; the first is what a request without a measure gets.
             cost_scorer: ensemble that decides whether a finished answer is served.
-            reward_scorer: reported beside it.
+            reward_scorer: its scores are reported with those of cost.
             batch_size: rows (prompts × candidates) in one forward pass.
 
         Raises:
@@ -99,7 +99,7 @@ class Decoder:
     @classmethod
     def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
         """`tailguard.load_decoder`, under the name that users of transformers look for."""
-        # The pipeline reads what lies on disk. It stands above this package, hence the hook.
+        # The pipeline reads what lies on disk. It is above this package, so a hook is needed.
         decoder = hooks.load_decoder(path, batch_size=batch_size)
         assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
         return decoder
@@ -122,7 +122,7 @@ class Decoder:
         stop: str | Sequence[str] = (),
         seed: int | Sequence[int] = 0,
     ) -> list[Answer]:
-        """One answer a prompt at the asked risk level, or the next stricter calibrated one.
+        """One answer per prompt at the asked risk level, or the next stricter calibrated one.
 
         Answers found in another way than was calibrated (other K, law or length, or cut at a stop
         text) are held to the same acceptance level, and are not certified.
@@ -132,9 +132,9 @@ class Decoder:
             measure: the risk measure; with ``budget``, or neither for the first profile.
             budget: d, the limit on it.
             max_candidates: K in place of the calibrated one.
-            temperature: of the sampling law, likewise.
-            top_p: nucleus of the sampling law, likewise.
-            max_new_tokens: the most tokens an answer, likewise.
+            temperature: of the sampling law, in place of the calibrated one.
+            top_p: nucleus of the sampling law, in place of the calibrated one.
+            max_new_tokens: most tokens per answer, in place of the calibrated number.
             stop: a text or some, before the first of which an answer ends; what is left is what
                 is scored.
             seed: one for the call, or one for each prompt.
@@ -150,6 +150,7 @@ class Decoder:
         if measure is not None and budget is not None:
             profile = match_profile(self._profiles, RiskLimit(measure, budget))
         setting = profile.setting
+        # The K rows of one prompt must fit in one pass: the winner is forked from that pass.
         if max_candidates is not None and max_candidates > self._batch_size:
             raise InputError(
                 f"max_candidates: {max_candidates}; at most {self._batch_size}, the rows of one"
@@ -162,6 +163,7 @@ class Decoder:
             "top_p": top_p,
             "max_new_tokens": max_new_tokens,
         }
+        # Certificates hold for what was calibrated; any other sampling is served uncertified.
         changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
         certified = profile.covers(profile.limit.budget if budget is None else budget)
         drafts = self.draft(prompts, changed, stop=stop, seed=seed)
@@ -242,6 +244,7 @@ def _require_one_device(name: str, guided: GuidedPolicy) -> None:
     if not isinstance(guided.heads, torch.nn.Module):
         return
     device = as_decoding_policy(guided.policy).members[0].device
+    # Checked when joined: mixed devices would fail inside every answer, and all would be withheld.
     found = {parameter.device for parameter in guided.heads.parameters()} - {device}
     if found:
         raise InputError(
@@ -277,6 +280,7 @@ def _fail_closed(score_prefix: PrefixScorer) -> PrefixScorer:
         except InputError:
             raise
         except SCORER_FAILURES:
+            # NaN scores fail the prompts of this batch alone; the decoder abstains on them.
             unknown = torch.full((hidden.shape[0],), float("nan"), device=hidden.device)
             return PrefixScore(unknown, unknown)
 

@@ -46,7 +46,7 @@ def guide_responses(
     seeds: Sequence[int],
     batch_size: int = 64,
 ) -> list[GuidedResponse]:
-    """Guided responses, one result a prompt, in order.
+    """Guided responses, one result per prompt, in order.
 
     What is drawn for a prompt depends on its own seed alone, so the other prompts of the call do
     not change its answer (up to floating-point differences between batch shapes).
@@ -55,7 +55,7 @@ def guide_responses(
         policy: one model or a mix.
         prompts: at least one.
         guidance: how candidates are grown and chosen.
-        max_new_tokens: the most tokens a response.
+        max_new_tokens: at most so many tokens per response.
         law: how tokens are drawn.
         seeds: one for each prompt.
         batch_size: rows (prompts × candidates) in one forward pass.
@@ -71,6 +71,7 @@ def guide_responses(
     token_rows = tokenize_for(policy, prompts, max_new_tokens)
     result: dict[int, GuidedResponse] = {}
     with inference(policy):
+        # K rows per prompt: the batch holds that many fewer prompts.
         for batch in length_batches(token_rows, max(1, batch_size // guidance.num_candidates)):
             uniform = uniform_draws(
                 [seeds[i] for i in batch], guidance.num_candidates, max_new_tokens
@@ -151,6 +152,7 @@ class _Search:
         num_tokens = frontier.token_ids.shape[2]
         scored = self._guidance.score_prefix is not None
         start = frontier.num_tokens
+        # Without scores there is nothing to choose by, so the answer grows in one go.
         end = min(start + self._guidance.block_tokens, num_tokens) if scored else num_tokens
         advanced = advance(
             rows,
@@ -167,6 +169,7 @@ class _Search:
         scores = (bounds.reward_lower - self._guidance.multiplier * bounds.penalty_upper).view(
             shape
         )
+        # One candidate without a finite score fails its prompt: it may be the harmful one.
         sound = torch.isfinite(scores) & torch.isfinite(advanced.log_probs).view(shape)
         ended = advanced.stopped.view(shape) | (end == num_tokens)
         failed = ~sound.all(dim=1)

@@ -74,6 +74,7 @@ def advance(
     ended = torch.zeros_like(state.stopped)  # in the order of state.alive
     num_ended, num_tokens = 0, uniform.shape[1]
     for t in range(num_tokens):
+        # By row and position: what a row draws does not depend on who else is in the batch.
         token_ids, log_probs = law.choose(logits, uniform[state.alive, t])
         just_ended = (token_ids[:, None] == stops).any(dim=1)
         if num_ended:
@@ -82,12 +83,14 @@ def advance(
             just_ended &= ~ended
         state.token_ids[state.alive, t] = token_ids
         state.log_probs[state.alive] += log_probs
+        # int() waits for the device; without stop tokens there is nothing to wait for.
         num_just_ended = int(just_ended.sum()) if stop_token_ids else 0
         if num_just_ended:
             num_ended += num_just_ended
             ended = ended | just_ended
             state.stopped[state.alive[just_ended]] = True
             state.lengths[state.alive[just_ended]] = t + 1
+        # The last token need not be read unless its hidden state is asked for.
         over = t + 1 == num_tokens or num_ended == ended.shape[0]
         if over and not read_last:
             break
@@ -97,6 +100,7 @@ def advance(
         if over:
             break
         logits = state.step.logits
+        # Rows that ended still cost their share of every pass; dropping them copies the cache.
         saved_passes = num_ended / ended.shape[0] * (num_tokens - t - 1)
         if num_just_ended and saved_passes >= _WORTHWHILE_PASSES:
             kept = (~ended).nonzero()[:, 0]

@@ -38,6 +38,7 @@ class GrowingLayer(DynamicLayer):
             self._value_buffer = _room_like(value_states, self.capacity)
             self.is_initialized = True
         if start + added > self._key_buffer.shape[-2]:
+            # Doubling: each position is then copied less than twice over a whole answer.
             self._reserve(2 * (start + added))
         self._key_buffer.narrow(2, start, added).copy_(key_states)
         self._value_buffer.narrow(2, start, added).copy_(value_states)
@@ -83,6 +84,7 @@ def _gathered(buffer: Tensor, rows: Tensor, shared: int, end: int) -> Tensor:
         grown = buffer.new_empty(num_rows, *buffer.shape[1:])
         grown[:, :, :end] = buffer[:, :, :end].index_select(0, rows)
         return grown
+    # index_select copies before the assignment, so that rows may be swapped in place.
     buffer[:num_rows, :, shared:end] = buffer[:, :, shared:end].index_select(0, rows)
     return buffer[:num_rows]
 
@@ -102,6 +104,8 @@ class RowCache:
         """A cache for a model with this config, with room for ``capacity`` positions."""
         past = DynamicCache(config=config)
         past.layers = [
+            # Exactly that type: subclasses (sliding windows) forget positions, which a buffer must
+            # not.
             GrowingLayer(capacity) if type(layer) is DynamicLayer else layer
             for layer in past.layers
         ]
@@ -112,7 +116,7 @@ class RowCache:
         """Whether several tokens can be appended at once.
 
         Recurrent layers of some models (Mamba's first version) go on from their state one token at a
-        time only, and begin anew with more.
+        time only, and start from nothing when given more.
         """
         layers = cast("list[Any]", self.past.layers)
         return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
@@ -133,6 +137,7 @@ class RowCache:
 
     def fork(self, rows: Tensor, capacity: int) -> RowCache:
         """A new cache whose row i is a copy of row ``rows[i]``; this one stays as it is."""
+        # Shallow: the layers are replaced right below, the rest is shared.
         past = copy.copy(self.past)
         past.layers = [_fork_layer(layer, rows, capacity) for layer in self.past.layers]
         return RowCache(past)

@@ -26,11 +26,13 @@ class LogitMix:
     def __init__(self, policies: Sequence[Policy], weights: Sequence[float]) -> None:
         if len(policies) == 0 or len(policies) != len(weights):
             raise InputError(f"weights: {len(weights)} for {len(policies)} policies; one for each")
+        # A negative weight would push away from a member, which is no mixture of policies.
         if min(weights) < 0.0 or not abs(sum(weights) - 1.0) <= 1e-6:
             raise InputError(f"weights: {list(weights)}; must be ≥ 0 with sum 1")
         first = policies[0].tokenizer.get_vocab()
         if any(policy.tokenizer.get_vocab() != first for policy in policies[1:]):
             raise InputError("policies: a logit mix needs members with one and the same vocabulary")
+        # A member of weight 0 would cost a full pass per token and change nothing.
         kept = [(p, w) for p, w in zip(policies, weights, strict=True) if w > 0.0]
         self._parts = [SinglePolicy(policy) for policy, _ in kept]
         self._weights = [weight for _, weight in kept]
@@ -86,5 +88,6 @@ def _side_by_side(hidden: list[Tensor | None]) -> Tensor | None:
 
 
 def _mix_logits(logits: list[Tensor], weights: list[float]) -> Tensor:
+    # Normalised first: members' logits are each free of a constant. The sampler normalises again.
     parts = [w * x.float().log_softmax(dim=-1) for w, x in zip(weights, logits, strict=True)]
     return torch.stack(parts).sum(dim=0)

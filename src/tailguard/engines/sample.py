@@ -68,11 +68,11 @@ def sample_responses(  # noqa: PLR0913
     Args:
         policy: one model or a mix.
         prompts: at least one.
-        num_samples: responses a prompt.
-        max_new_tokens: the most tokens a response.
+        num_samples: responses per prompt.
+        max_new_tokens: at most so many tokens per response.
         temperature: of the sampling law; 0 is greedy.
         top_p: nucleus of the sampling law.
-        generator: source of one seed a prompt (on the CPU); torch's default generator if None.
+        generator: source of one seed per prompt (on the CPU); torch's default generator if None.
         batch_size: rows in one forward pass.
         on_progress: called with (responses done, responses in all) after each batch.
 
@@ -89,6 +89,7 @@ def sample_responses(  # noqa: PLR0913
             raise InputError(f"{name}: {count}; must be at least 1")
     policy, law = as_decoding_policy(policy), SamplingLaw(temperature, top_p)
     token_rows = tokenize_for(policy, prompts, max_new_tokens)
+    # One draw from the caller's generator per prompt; the rest comes from these seeds.
     drawn_seeds: Any = torch.randint(2**62, (len(prompts),), generator=generator)
     seeds: list[int] = drawn_seeds.tolist()
     parts: list[_Part] = []
@@ -126,6 +127,7 @@ def _sample_batch(
     num_prompts, num_samples, num_tokens = uniform.shape
     encoded = pad_left(token_rows, pad_token_id=member.pad_token_id, device=member.device)
     uniform = uniform.reshape(num_prompts * num_samples, num_tokens).to(member.device)
+    # With one sample the prompt's own rows grow; with more they are forked and stay short.
     prefix, first = policy.prefill(encoded, num_tokens if num_samples == 1 else 0)
     passes_made = prefix.num_passes
     for start in range(0, uniform.shape[0], batch_size):
@@ -152,6 +154,7 @@ def _sample_batch(
 def _assemble(
     policy: DecodingPolicy, parts: list[_Part], num_samples: int, num_passes: int
 ) -> Responses:
+    # Batches went by length; answers go back in the order of the prompts.
     order = torch.cat([part.index for part in parts]).argsort()
     lengths = torch.cat([part.advanced.lengths for part in parts]).cpu()[order]
     token_ids = torch.cat([part.advanced.token_ids for part in parts]).cpu()[order]
@@ -196,6 +199,7 @@ def tokenize_for(
 
 def length_batches(token_rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     """Indices of rows in batches of ``size``, longest first, so that little padding is needed."""
+    # Longest first, so that a batch that does not fit in memory fails at once.
     order = sorted(range(len(token_rows)), key=lambda i: -len(token_rows[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

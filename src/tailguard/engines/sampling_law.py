@@ -46,13 +46,14 @@ class SamplingLaw:
             raise InputError(f"top_p: {self.top_p}; must lie in (0, 1]")
 
     def choose(self, logits: Float[Tensor, "n vocab"], uniform: Float[Tensor, " n"]) -> Choice:
-        """One token a row, at uniform numbers in [0, 1).
+        """One token per row, at uniform numbers in [0, 1).
 
         A row with NaN logits gets some token, with log-probability NaN.
         """
         logits = logits.float()
         if self.temperature == 0.0:
             highest, token_ids = logits.max(dim=-1)
+            # 0, but NaN where the row is NaN.
             return Choice(token_ids, highest - highest)
         if self.temperature != 1.0:
             logits = logits / self.temperature
@@ -60,6 +61,7 @@ class SamplingLaw:
         if self.top_p == 1.0:
             return _invert(probs, uniform)
         sorted_probs, order = probs.sort(dim=-1, descending=True)
+        # The mass *before* a token decides, so that the most likely one always stays.
         outside = sorted_probs.cumsum(dim=-1) - sorted_probs >= self.top_p
         choice = _invert(sorted_probs.masked_fill(outside, 0.0), uniform)
         return Choice(order.gather(1, choice.token_ids[:, None])[:, 0], choice.log_probs)
@@ -81,6 +83,7 @@ def uniform_draws(
     """Uniform numbers in [0, 1): those of prompt p depend on ``seeds[p]`` alone."""
     draws = np.stack(
         [
+            # NumPy's generator: torch's gives other numbers on other devices.
             np.random.Generator(np.random.PCG64(seed)).random(
                 (num_samples, num_tokens), dtype=np.float32
             )
@@ -94,5 +97,6 @@ def prompt_seeds(seed: int, num_prompts: int) -> list[int]:
     """A seed for each position of a list of prompts, unrelated between positions and seeds."""
     if seed < 0:
         raise InputError(f"seed: {seed}; must be ≥ 0")
+    # Spawned, not seed + i: that would give prompt 1 of seed 0 the draws of prompt 0 of seed 1.
     words = np.random.SeedSequence(seed).spawn(num_prompts)
     return [int(word.generate_state(1, np.uint64)[0]) for word in words]

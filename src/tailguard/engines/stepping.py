@@ -21,7 +21,7 @@ from tailguard.models.policy import EncodedPrompts, Policy
 
 # What models call their cache, newest name first: transformers 5.24 renamed `past_key_values`, and
 # the old name goes in 5.40. A name that a model does not know would vanish in its `**kwargs`, and
-# every token would be predicted from one token alone, silently: hence the signature decides.
+# every token would be predicted from one token alone, silently. So the signature decides.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 
 
@@ -141,6 +141,7 @@ class SinglePolicy:
         if positions is not None and self._takes_positions:
             extra["position_ids"] = positions
         if self._takes_keep:
+            # Logits over a whole prompt would take more memory than the model.
             extra["logits_to_keep"] = num_positions
         if with_hidden:
             extra["output_hidden_states"] = [-1]
@@ -150,6 +151,7 @@ class SinglePolicy:
             use_cache=True,
             **extra,
         )
+        # The last entry is after the final norm, which is what heads are fitted on.
         hidden = output.hidden_states[-1][:, -num_positions:] if with_hidden else None
         return Reading(output.logits[:, -num_positions:], hidden)
 
@@ -183,6 +185,7 @@ class _CachedRows:
         num_prompt_positions = prompts.token_ids.shape[1]
         capacity = num_prompt_positions + max_new_tokens
         cache = RowCache.empty(policy.policy.model.config, capacity)
+        # Prompts of one length: models take their fastest attention without a mask.
         mask = None if bool(prompts.mask.all()) else _extend(prompts.mask, capacity)
         return cls(policy, cache, mask, num_prompt_positions, 0)
 
@@ -197,6 +200,7 @@ class _CachedRows:
         start, self._length = self._length, self._length + token_ids.shape[1]
         mask = self._mask
         if mask is not None and self._length > mask.shape[1]:
+            # Doubled, as the cache is.
             self._mask = mask = _extend(mask, 2 * self._length)
             self._positions = self._number(mask)
         self.num_passes += 1
@@ -214,6 +218,7 @@ class _CachedRows:
 
     def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
         if not self._cache.reads_many:
+            # One token at a time: such layers would lose their state with several.
             steps = [self.step(column, with_hidden=with_hidden) for column in token_ids.T]
             hidden = [step.hidden for step in steps if step.hidden is not None]
             logits = torch.stack([step.logits for step in steps], dim=1)
@@ -259,4 +264,5 @@ def as_decoding_policy(policy: Policy | DecodingPolicy) -> DecodingPolicy:
 
 def _extend(mask: Tensor, capacity: int) -> Tensor:
     spare = max(capacity - mask.shape[1], 0)
+    # Ones: whatever comes after the prompt is read, pads of ended rows included.
     return torch.cat([mask, mask.new_ones(mask.shape[0], spare)], dim=1)

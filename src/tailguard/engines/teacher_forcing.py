@@ -47,6 +47,7 @@ def response_log_probs(
     policy = as_decoding_policy(policy)
     for batch, token_ids, first, rest in _passes(policy, prompts, token_rows, batch_size):
         lengths = torch.tensor([len(token_rows[i]) for i in batch])
+        # Fillers after a response have logits too; they must not count.
         mask = torch.arange(token_ids.shape[1]) < lengths[:, None]
         taken = torch.cat(
             [
@@ -95,7 +96,7 @@ def response_hidden_states(
     result: list[Tensor] = [torch.empty(0)] * len(token_rows)
     policy = as_decoding_policy(policy)
     for batch, _, first, rest in _passes(policy, prompts, token_rows, batch_size, True):
-        assert first.hidden is not None  # as was asked
+        assert first.hidden is not None  # with_hidden was passed
         assert rest.hidden is not None
         hidden = torch.cat([first.hidden[:, None], rest.hidden], dim=1).float().cpu()
         for row, index in enumerate(batch):
@@ -107,6 +108,7 @@ def response_hidden_states(
 def _log_probs(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
     """Log-probabilities of the tokens [n, t] under logits [n, t, vocab]."""
     scaled = logits.float() / temperature if temperature != 1.0 else logits.float()
+    # Without the whole log-softmax, which would be a second tensor of the vocabulary's width.
     return scaled.gather(2, token_ids[:, :, None])[:, :, 0] - scaled.logsumexp(dim=2)
 
 
@@ -133,6 +135,7 @@ def _passes(
                 f"token_rows[{index}]: prompt and response have {len(prompt) + len(response)} "
                 f"tokens, the context {room}"
             )
+    # By length, then by content: equal prompts come together and are read once.
     order = sorted(range(len(prompt_rows)), key=lambda i: (-len(prompt_rows[i]), prompt_rows[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -153,6 +156,7 @@ def _read(
     distinct = list(dict.fromkeys(map(tuple, prompt_rows)))
     place = {prompt: number for number, prompt in enumerate(distinct)}
     owner = torch.tensor([place[tuple(row)] for row in prompt_rows], device=member.device)
+    # At least one column, since a pass over none fails in most models.
     longest = max(1, *map(len, token_rows))
     token_ids = torch.tensor(
         [[*row, *[0] * (longest - len(row))] for row in token_rows], device=member.device

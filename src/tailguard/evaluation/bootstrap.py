@@ -29,6 +29,7 @@ def cvar_with_error(
     errors = np.zeros_like(estimates)
     for k, alpha in enumerate(tail_masses):
         edges = [tail.edge(float(alpha)) for tail in tails]
+        # Only costs beyond some resample's VaR enter its tail: for α = .01 that is a few columns.
         columns = np.unique(np.concatenate([columns for columns, _ in edges]))
         mass, excess = weights[:, columns], np.zeros((weights.shape[0], columns.size))
         for sign, part, (_, threshold) in zip((1.0, -1.0), parts, edges, strict=False):
@@ -77,10 +78,12 @@ class _Tail:
     def __init__(self, costs: Float[np.ndarray, "n"], weights: Float[np.ndarray, "b n"]) -> None:
         self.order = np.argsort(-costs, kind="stable")
         self.ordered = costs[self.order]
+        # Sorted once for all resamples: each differs from the sample by its weights only.
         self.mass = np.cumsum(weights[:, self.order], axis=1)
 
     def edge(self, tail_mass: float) -> tuple[np.ndarray, np.ndarray]:
         """The columns that any row's worst α mass reaches, and each row's VaR_α."""
+        # Shares are sums of k/n, so a tail of exactly α may fall short of it by rounding.
         reached = self.mass[:, :] >= tail_mass * (1.0 - 1e-12)
         first = np.where(reached[:, -1], np.argmax(reached, axis=1), self.order.size - 1)
         return self.order[: int(first.max()) + 1], self.ordered[first]

@@ -50,7 +50,7 @@ def cvar_intervals(
     heavier than Pareto(2.5), expect less than nominal.
 
     Args:
-        costs: [n], independent: one answer a prompt.
+        costs: [n], independent: one answer per prompt.
         tail_masses: α's in (0, 1].
         generator: source of the resamples.
         confidence: nominal coverage, in (0, 1).
@@ -135,7 +135,7 @@ def _intervals(
     whole = np.full((1, costs.size), 1.0 / costs.size)
     estimates, errors = cvar_with_error(costs, minus, whole, alphas)
     again, again_errors = resampled(costs, minus, alphas, num_resamples, generator)
-    miss = 0.5 * (1.0 - confidence)
+    miss = 0.5 * (1.0 - confidence)  # at each end
     found = [
         _envelope(
             float(estimates[k, 0]), float(errors[k, 0]), again[k], again_errors[k], miss, shares
@@ -161,9 +161,11 @@ def _envelope(
 ) -> Interval:
     """The wider of the percentile's and the studentised ends, on each side."""
     lower, upper = np.quantile(again, [miss, 1.0 - miss])
+    # No error: all costs in the tail are equal, and there is nothing to studentise by.
     if error > 0:
         pivots = (again - estimate) / np.maximum(errors, _LEAST_ERROR * error)
         high, low = np.quantile(pivots, [1.0 - miss * shares[0], miss * shares[1]])
+        # The ends change places: a resample that is too high says that the sample may be, too.
         lower, upper = min(lower, estimate - high * error), max(upper, estimate - low * error)
     return Interval(estimate, min(float(lower), estimate), max(float(upper), estimate))
 

@@ -175,10 +175,13 @@ def measure_answers(
         confidence=confidence,
         num_resamples=num_resamples,
     )
+    # In the list's order, which decides what each metric draws from the generator: a metric that
+    # resamples belongs at the end, or it changes the intervals of those after it.
     found = {metric.key: metric.compute(answers) for metric in METRICS}
     return {key: interval for key, interval in found.items() if interval is not None}
 
 
 def heading_of(key: str) -> str:
     """What a metric is called; a key that this version does not know stands for itself."""
+    # Records of other versions may hold other metrics, and their pages must still be made.
     return next((metric.heading for metric in METRICS if metric.key == key), key)

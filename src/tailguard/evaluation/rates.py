@@ -24,6 +24,7 @@ def rate_interval(num_hits: int, num_trials: int, *, confidence: Number = 0.95) 
     rate, weight = num_hits / num_trials, z * z / num_trials
     centre = (rate + weight / 2) / (1 + weight)
     half = math.sqrt(weight * (rate * (1 - rate) + weight / 4)) / (1 + weight)
+    # At 0 and n hits Wilson's end is exactly 0 or 1; rounding could leave the estimate outside.
     lower = 0.0 if num_hits == 0 else max(0.0, centre - half)
     upper = 1.0 if num_hits == num_trials else min(1.0, centre + half)
     return Interval(rate, lower, upper)
@@ -43,7 +44,7 @@ def var_interval(costs: Values, tail_mass: Number, *, confidence: Number = 0.95)
     side = 0.5 * (1.0 + confidence)
     upper = var_upper_bound(array, tail_mass, confidence=side)
     # The mirror image: the (1 − α)-quantile of C is minus the α-quantile of −C.
-    if tail_mass == 1:
+    if tail_mass == 1:  # nothing bounds the smallest possible cost from below
         return Interval(estimate, -math.inf, upper)
     return Interval(estimate, -var_upper_bound(-array, 1.0 - tail_mass, confidence=side), upper)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from jinja2 import TemplateError
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.models.library import Tokenizer
 
 
-def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
+def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> str:
     """The text a policy continues: the chat template with the assistant's turn opened.
 
     Without a chat template, the plain text of the prompt.
@@ -24,7 +23,7 @@ def render_prompt(tokenizer: Any, prompt: Prompt) -> str:
     return _apply_template(tokenizer, messages, add_generation_prompt=True)
 
 
-def render_chat(tokenizer: Any, prompt: Prompt, response: str) -> str:
+def render_chat(tokenizer: Tokenizer, prompt: Prompt, response: str) -> str:
     """The text a scorer reads: the prompt and the assistant's response to it.
 
     Without a chat template, the prompt with the response directly after it.
@@ -54,6 +53,7 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
             raise InputError(f"message {position} of the prompt needs 'role' and 'content' strings")
     if not prompt[-1]["content"].strip():
         raise InputError("the last message of the prompt is empty: give some text")
+    # Copies: templates may change what they are given.
     return [dict(message) for message in prompt]
 
 
@@ -62,17 +62,15 @@ def _plain(messages: list[dict[str, str]]) -> str:
 
 
 def _apply_template(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     messages: list[dict[str, str]],
     *,
     add_generation_prompt: bool,
 ) -> str:
     try:
-        return cast(
-            str,
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            ),
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
         )
+    # Some templates refuse system messages, or roles that do not alternate.
     except TemplateError as error:
         raise InputError(f"the chat template refuses the prompt: {error}") from error

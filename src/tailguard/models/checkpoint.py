@@ -1,4 +1,4 @@
-"""What a folder must hold before a library is let at it, for policies, scorers and backbones."""
+"""What a model folder must hold before a library opens it: policies, scorers and backbones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tailguard.errors import InputError
 def require_checkpoint(
     path: str | Path, kind: str, *, beside: str = "", allow_pickle: bool = False
 ) -> None:
-    """Refuse a local path that is no folder of transformers' with safetensors in it.
+    """Refuse a local path that is not a transformers folder with safetensors weights.
 
-    Libraries say the same in many lines, or read pickled weights, which run code. Names that may
-    be a hub's pass.
+    Libraries report the same in many lines, or read pickled weights, which can run code. Names
+    that may be those of hub models pass.
 
     Args:
         path: a folder, or the name of a hub model.

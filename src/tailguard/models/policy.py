@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,7 +20,16 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError, first_line
 from tailguard.models.chat_text import render_chat, render_prompt
 from tailguard.models.checkpoint import require_checkpoint
-from tailguard.models.quiet import quiet_transformers, without_announcements
+from tailguard.models.library import (
+    LOAD_ERRORS,
+    LanguageModel,
+    Tokenizer,
+    load_causal_lm,
+    load_tokenizer,
+    merge_peft,
+    special_token_id,
+)
+from tailguard.models.quiet import quiet_transformers
 
 __all__ = [
     "EncodedPrompts",
@@ -33,7 +42,7 @@ __all__ = [
     "tokenize_prompts",
 ]
 
-_UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where they know no limit
+_UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where no limit is known
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ class Policy:
         tokenizer: the tokenizer it was trained with.
     """
 
-    model: Any
-    tokenizer: Any
+    model: LanguageModel
+    tokenizer: Tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +71,7 @@ class Policy:
     def context_tokens(self) -> int:
         """The most tokens, prompt and response together, that the model takes."""
         config = self.model.config.get_text_config()
+        # Recurrent models have no positions; the tokenizer may know the length of training.
         limit = getattr(config, "max_position_embeddings", None)
         if limit is None:
             limit = getattr(self.tokenizer, "model_max_length", _UNBOUNDED_TOKENS)
@@ -71,21 +81,19 @@ class Policy:
     def stop_token_ids(self) -> tuple[int, ...]:
         """The ids that end a response: the tokenizer's and the generation config's."""
         generation = getattr(self.model, "generation_config", None)
-        configured: Any = getattr(generation, "eos_token_id", None)
-        listed: list[Any] = (
-            list(cast("Sequence[Any]", configured))
-            if isinstance(configured, Sequence)
-            else [configured]
-        )
-        ids = [self.tokenizer.eos_token_id, *listed]
+        configured: int | Sequence[int] | None = getattr(generation, "eos_token_id", None)
+        listed = configured if isinstance(configured, Sequence) else [configured]
+        # Chat models often end turns with another token than the tokenizer's.
+        ids = [special_token_id(self.tokenizer, "eos"), *listed]
         return tuple(sorted({int(i) for i in ids if i is not None}))
 
     @property
     def pad_token_id(self) -> int:
         """The id that fills up rows; its value never matters, for it is masked."""
-        for candidate in (self.tokenizer.pad_token_id, *self.stop_token_ids):
+        for candidate in (special_token_id(self.tokenizer, "pad"), *self.stop_token_ids):
             if candidate is not None:
                 return int(candidate)
+        # No pad and no end token: any id will do, for the mask hides it.
         return 0
 
 
@@ -114,32 +122,23 @@ def load_policy(
     Raises:
         InputError: nothing there, not a causal LM, or weights that are not safetensors.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     require_checkpoint(path, "policy")
-    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    loader, tokenizers = cast(Any, AutoModelForCausalLM), cast(Any, AutoTokenizer)
     try:
         with quiet_transformers():
-            model, info = loader.from_pretrained(
-                str(path),
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
+            model, missing = load_causal_lm(
+                str(path), device=device, trust_remote_code=trust_remote_code
             )
-            tokenizer = tokenizers.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+            tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
+    except LOAD_ERRORS as error:
         raise InputError(f"policy {str(path)!r} cannot be loaded: {first_line(error)}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
+    # Transformers fills them with random numbers and would answer nonsense.
+    if missing:
         raise InputError(
-            f"policy {str(path)!r} is not a complete causal LM: it has no weights for {missing!r}; "
-            "give a checkpoint saved from AutoModelForCausalLM"
+            f"policy {str(path)!r} is not a complete causal LM: it has no weights for"
+            f" {missing[0]!r}; give a checkpoint saved from AutoModelForCausalLM"
         )
     if adapter is not None:
-        model = _merge_adapter(model, Path(adapter))
-    model = model.to(device).eval()
+        model = _merge_adapter(model, Path(adapter)).eval()
     _check_causal(model, str(path))
     return Policy(model, tokenizer)
 
@@ -175,10 +174,9 @@ def tokenize_prompts(
             raise InputError(f"prompts[{index}]: {error}") from error
     # A chat template writes its own special tokens; plain text needs the tokenizer's.
     plain = policy.tokenizer.chat_template is None
-    rows = cast(
-        "list[list[int]]",
-        policy.tokenizer(texts, add_special_tokens=plain, verbose=False)["input_ids"],
-    )
+    encoded = policy.tokenizer(texts, add_special_tokens=plain, verbose=False)
+    rows: list[list[int]] = encoded["input_ids"]
+    # Refused, not cut: a prompt without its end, or its beginning, is another prompt.
     room = policy.context_tokens - max_new_tokens
     for index, row in enumerate(rows):
         if not row:
@@ -186,7 +184,7 @@ def tokenize_prompts(
         if len(row) > room:
             raise InputError(
                 f"prompts[{index}] is too long: {len(row)} tokens, but a context of "
-                f"{policy.context_tokens} leaves {max(room, 0)} beside max_new_tokens="
+                f"{policy.context_tokens} leaves {max(room, 0)} after max_new_tokens="
                 f"{max_new_tokens}; shorten the prompt or lower max_new_tokens"
             )
     return rows
@@ -205,25 +203,22 @@ def pad_left(
     return EncodedPrompts(token_ids.to(device), mask.to(device))
 
 
-def _merge_adapter(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
+def _merge_adapter(model: LanguageModel, adapter: Path) -> LanguageModel:
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json: give a peft folder")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter {str(adapter)!r} has no adapter_model.safetensors")
     try:
-        with without_announcements():
-            wrapped = cast(Any, PeftModel).from_pretrained(model, str(adapter))
-            return wrapped.merge_and_unload()
+        return merge_peft(model, adapter)
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise InputError(
             f"adapter {str(adapter)!r} cannot be loaded: {first_line(error)}"
         ) from error
 
 
-def _check_causal(model: Any, name: str) -> None:
+def _check_causal(model: LanguageModel, name: str) -> None:
     """A later token must not change an earlier prediction."""
+    # Two rows that differ in the second token only; the first prediction must be the same.
     probe = torch.tensor([[1, 0], [1, 1]], device=model.device)
     with torch.no_grad():
         first = model(input_ids=probe).logits[:, 0]

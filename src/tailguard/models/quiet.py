@@ -18,6 +18,7 @@ SILENCED = ("`is_gradient_checkpointing`",)
 def quiet_transformers() -> Generator[None]:
     """Only errors are logged and no bars drawn inside the block; settings are restored after."""
     library = cast(Any, library_logging)
+    # Restored after the block: a caller's own settings are not ours to change.
     verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity_error()
     library.disable_progress_bar()

@@ -21,6 +21,7 @@ def seeded(seed: int) -> Generator[None]:
     from transformers import set_seed
 
     legacy = cast(Any, np.random)
+    # All three, because trainers use all three.
     python_state, numpy_state = random.getstate(), legacy.get_state()
     try:
         with cast(Any, torch.random).fork_rng():

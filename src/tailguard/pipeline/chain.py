@@ -50,14 +50,14 @@ def run_chain(
     progress: Progress = silent,
     on_stage: Callable[[str, Path, bool], None] = lambda name, path, skipped: None,
 ) -> dict[str, Path]:
-    """Run the stages up to one of them; what is there already is not made again.
+    """Run the stages up to one of them; what exists already is not made again.
 
     Args:
         recipe: checked.
         root: folder of the run.
         until: the last stage to run; only what it needs is run.
         progress: told of every step.
-        on_stage: told of every finished stage: name, directory, and whether it was there.
+        on_stage: told of every finished stage: name, directory, and whether it existed already.
 
     Returns:
         Stage name → directory of its artifact.
@@ -70,7 +70,8 @@ def run_chain(
         raise InputError(f"no stage '{until}'; there are {', '.join(STAGES)}")
     made: dict[str, Path] = {}
     needed = _ancestors(until)
-    check_requirements(recipe, needed)
+    check_requirements(recipe, needed)  # before hours of work that the last stage would refuse
+    # These use worker processes, which load their libraries while the stages before them run.
     if needed & {"fit-scorers", "train"}:
         warm_up()
     with locked(root):

@@ -38,7 +38,7 @@ def model_hashes(names: Iterable[str]) -> dict[str, str]:
 
 
 def adapter_hash(adapter: Path | None) -> str:
-    """Content hash of a policy's adapter, ``base`` where it has none: whose heads are whose.
+    """Content hash of a policy's adapter, ``base`` where it has none; process heads carry it.
 
     Of names and bytes alone, so that the copy inside a decoder has the hash of the original.
     """
@@ -55,6 +55,7 @@ def _model_hash(name: str) -> str:
     return _content_hash(path, looks)
 
 
+# Reading a model takes seconds and several stages ask for the same one.
 @cache
 def _content_hash(path: Path, looks: tuple[tuple[str, int, int], ...]) -> str:
     """Of files that look like this: a model is read again only if its files were touched."""
@@ -83,7 +84,7 @@ def file_hashes(recipe: Recipe) -> dict[str, str]:
 def data_path(data: FileData, name: str) -> Path | str:
     """A data file, relative to the data's root, or the name of a hub dataset.
 
-    A ``?field=value`` at the end is no part of it.
+    A ``?field=value`` at the end is not part of the name.
     """
     file = name.partition("?")[0]
     local = Path(data.root) / file

@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from tailguard.artifacts import Header, build_artifact
+from tailguard.artifacts import Header, Json, build_artifact
 from tailguard.config import Recipe
 
 
@@ -19,7 +19,7 @@ class Progress(Protocol):
     """Shows that something is under way. Calls are cheap enough to make at every step."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Say that ``done`` of ``total`` steps of ``what`` are over."""
+        """Say that ``done`` of ``total`` steps of ``what`` are done."""
         ...
 
 
@@ -47,6 +47,8 @@ class Work:
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """Randomness for one purpose, decided by the recipe's seed and nothing else."""
+        # A stream for each purpose: a draw added for one leaves the others as they were. CRC-32 and
+        # not hash(), which differs from process to process.
         return np.random.default_rng([self.recipe.seed, zlib.crc32(purpose.encode())])
 
     def seed(self, purpose: str) -> int:
@@ -76,20 +78,20 @@ class Stage:
     kind: str
     version: int
     parents: tuple[str, ...]
-    config: Callable[[Recipe], dict[str, Any]]
+    config: Callable[[Recipe], dict[str, Json]]
     inputs: Callable[[Recipe], dict[str, str]]
-    build: Callable[[Work], dict[str, Any]]
+    build: Callable[[Work], dict[str, Json]]
 
     def run(
         self, recipe: Recipe, root: Path, made: Mapping[str, Path], progress: Progress
     ) -> tuple[Path, bool]:
-        """Make the artifact, unless it is there: its directory, and whether it was there."""
+        """Make the artifact unless it exists: its directory, and whether it existed already."""
         parents = {name: made[name] for name in self.parents}
         header = Header(
             kind=self.kind,
             stage=self.name,
             version=self.version,
-            config={"seed": recipe.seed, **self.config(recipe)},
+            config={"seed": recipe.seed, **self.config(recipe)},  # every stage may draw
             parents=parents,
             inputs=self.inputs(recipe),
         )

@@ -1,6 +1,6 @@
 """Independent parts of a stage side by side: a process each, with its share of the threads.
 
-Two threads on one small model wait for each other more than they work; two models do not.
+On a small model two threads mostly wait for each other; two processes with a model each do not.
 """
 
 from __future__ import annotations
@@ -15,15 +15,32 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import forkserver
-from typing import Any, TypeVar
+from multiprocessing.context import ForkServerContext
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from tailguard.errors import TailguardError
 from tailguard.pipeline.stage import Work
 
+Message: TypeAlias = tuple[str, int, int]  # what, done, total
 Part = TypeVar("Part")
 Made = TypeVar("Made")
 
-_messages: Any = None  # a worker's way to tell its parent how far it is
+
+@runtime_checkable
+class Messages(Protocol):
+    """A queue between processes."""
+
+    def put(self, obj: Message) -> None:
+        """Add a message."""
+        ...
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Message:
+        """The next message; raises ``queue.Empty`` where none comes in time."""
+        ...
+
+
+# In a worker: how it tells its parent how far it is. Set once, when the worker starts.
+_messages: Messages | None = None
 
 
 def map_side_by_side(
@@ -47,7 +64,7 @@ def map_side_by_side(
     if jobs <= 1:
         return [function(work, part) for part in parts]
     context = _context()
-    messages = context.Queue()
+    messages: Messages = context.Queue()
     over = threading.Event()
     listener = threading.Thread(target=_listen, args=(messages, work, over), daemon=True)
     listener.start()
@@ -64,7 +81,7 @@ def map_side_by_side(
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise TailguardError(
-            "a worker process was killed, perhaps for want of memory; what is finished is kept:"
+            "a worker process was killed, perhaps because memory ran out; what is finished is kept:"
             " run the same command again, with OMP_NUM_THREADS=1 for one process at a time"
         ) from None
     except BaseException:
@@ -78,9 +95,9 @@ def map_side_by_side(
 
 
 def warm_up() -> None:
-    """Begin to load libraries for processes to come, where there may be any; returns at once.
+    """Start to load libraries for later worker processes, if there will be any; returns at once.
 
-    Loads none here, so that it can be called before anything else is.
+    Nothing is loaded in this process, so it can be called before anything else.
     """
     if os.environ.get("OMP_NUM_THREADS") != "1" and (os.cpu_count() or 1) > 1:
         _context()
@@ -90,17 +107,18 @@ def warm_up() -> None:
 def _threads() -> int:
     import torch
 
+    # One GPU is not faster for being shared.
     return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
-def _context() -> Any:
+def _context() -> ForkServerContext:
     """Workers are forked from one process that has loaded the libraries and done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tailguard.pipeline.chain", "tailguard.training.rloo"])
     return context
 
 
-def _listen(messages: Any, work: Work, over: threading.Event) -> None:
+def _listen(messages: Messages, work: Work, over: threading.Event) -> None:
     """Show progress. Nothing is ever put in here: a worker that was killed may hold the lock."""
     while True:
         try:
@@ -113,11 +131,12 @@ def _listen(messages: Any, work: Work, over: threading.Event) -> None:
 
 
 def _tell(what: str, done: int, total: int) -> None:
+    assert _messages is not None  # _start ran first
     _messages.put((what, done, total))
 
 
-def _start(messages: Any, threads: int) -> None:
-    """In a new worker: its threads, its voice, and that it dies with its parent."""
+def _start(messages: Messages, threads: int) -> None:
+    """In a new worker: its threads, its way to report progress, and that it ends with its parent."""
     import torch
 
     from tailguard.models.quiet import quiet_libraries

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64
 from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
+from tailguard.risk.checks import to_array
 
 _NEGLIGIBLE = 1e-250
 
@@ -124,16 +125,9 @@ class SampleBank:
         return SampleBank(self.reward[index], self.cost[index], self.rater_weight, ids, log_weight)
 
 
-def to_float64(values: Any) -> Float64[np.ndarray, "..."]:
-    """A float64 array from lists, arrays of any dtype, or torch tensors (bfloat16 too)."""
-    if hasattr(values, "detach"):
-        values = values.detach().to("cpu").double().numpy()
-    return np.asarray(values, dtype=np.float64)
-
-
 def _finite(name: str, values: Any) -> Float64[np.ndarray, "..."]:
     try:
-        array = to_float64(values).copy()
+        array = to_array(values).copy()
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} is not a rectangular array of numbers: {error}") from None
     if not np.isfinite(array).all():
@@ -162,7 +156,7 @@ def _rater_weight(given: Any, cost: np.ndarray) -> Float64[np.ndarray, "num_rate
 
 
 def _log_weight(given: Any, shape: tuple[int, ...]) -> Float64[np.ndarray, "prompts samples"]:
-    weight = to_float64(given).copy()
+    weight = to_array(given).copy()
     if weight.shape != shape:
         raise InputError(f"log_weight must have reward's shape {shape}, got {weight.shape}")
     if np.isnan(weight).any() or (weight == np.inf).any():

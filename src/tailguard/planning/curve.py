@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tailguard.planning.tilt import Matrix, Moments, Tilt
 
 _MAX_STEPS = 200
+_ROUNDING = 1e-12  # of a margin: two means that differ by less are taken for equal
 
 
 class DualCurve:
@@ -21,29 +22,32 @@ class DualCurve:
         points: moments at the multipliers tried so far, ascending.
     """
 
-    def __init__(self, tilt: Tilt, make_penalty: Callable[[], Matrix], tolerance: float) -> None:
+    def __init__(self, tilt: Tilt, make_penalty: Callable[[], Matrix]) -> None:
         """Evaluate λ = 0.
 
         Args:
             tilt: the tilt by the reward alone.
             make_penalty: gives a; called again for later work, so that idle curves hold no matrix.
-            tolerance: how far E a may pass the margin, for budgets that sit on the floor.
         """
         self._tilt = tilt
         self._make_penalty = make_penalty
-        self._tolerance = tolerance
         penalty = make_penalty()
         self.floor = smallest_mean(tilt, penalty)
         self.points: list[Moments] = [tilt.moments(penalty, 0.0)]
 
     def upper(self, margin: float) -> float:
         """The least dual bound known without further work; −∞ where the margin is unreachable."""
-        if self.floor > margin + self._tolerance:
+        if self.floor > margin + _ROUNDING * max(1.0, abs(margin)):
             return -math.inf
         return min(point.dual(margin) for point in self.points)
 
     def solve(
-        self, margin: float, gap: float, guess: float, stop_below: float = -math.inf
+        self,
+        margin: float,
+        gap: float,
+        guess: float,
+        slack: float,
+        stop_below: float = -math.inf,
     ) -> Moments | None:
         """The tilt with E a ≤ margin whose value is within ``gap`` of the best.
 
@@ -51,19 +55,20 @@ class DualCurve:
             margin: right-hand side.
             gap: largest allowed λ·(margin − E a), the duality gap of the answer.
             guess: a multiplier to try first when only λ = 0 is known.
+            slack: how far below the margin E a may stay whatever that costs: near the floor the
+                multiplier is so large that ``gap`` asks for less than rounding leaves.
             stop_below: give up once no policy can have a value above this.
 
         Returns:
             The moments at the multiplier found; None where the margin is unreachable, or the
             value at most ``stop_below``.
         """
-        if self.floor > margin + self._tolerance:
+        if self.floor >= margin:  # a tilt only approaches the floor, it never gets there
             return None
-        margin = max(margin, self.floor + self._tolerance)
         low, high = self._bracket(margin)
         penalty: Matrix | None = None
         for step in range(_MAX_STEPS):
-            if high is not None and _close(low, high, margin, gap, self._tolerance):
+            if high is not None and _close(low, high, margin, gap, slack):
                 return high
             if self.upper(margin) <= stop_below:
                 return None
@@ -114,10 +119,10 @@ def smallest_mean(tilt: Tilt, penalty: Matrix) -> float:
     return float(penalty.min(axis=1, where=tilt.bank.present, initial=math.inf).mean())
 
 
-def _close(low: Moments | None, high: Moments, margin: float, gap: float, tolerance: float) -> bool:
+def _close(low: Moments | None, high: Moments, margin: float, gap: float, slack: float) -> bool:
     """Whether the feasible end of the bracket will do."""
-    slack = margin - high.mean
-    if high.multiplier * slack <= gap or slack <= 1e-3 * tolerance:
+    below = margin - high.mean
+    if high.multiplier * below <= gap or below <= slack:
         return True
     return low is not None and high.multiplier - low.multiplier <= 1e-14 * high.multiplier
 

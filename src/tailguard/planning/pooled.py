@@ -2,7 +2,7 @@
 
 CVaR is concave in the distribution, so {π : ρ(C) ≤ d} is not convex: it is the union over ν of the
 convex sets {π : E φ_ν(C) ≤ d}. For an interval of thresholds the dual at its upper end, with the
-margin widened by what φ can fall over the interval, bounds every policy of the interval. Best-first
+margin widened by what φ can rise over the interval, bounds every policy of the interval. Best-first
 branch and bound on such intervals ends with a value and a bound that differ by the tolerance,
 whatever the shape of the problem.
 """
@@ -22,7 +22,7 @@ from tailguard.risk import RiskMeasure
 CurveKey = tuple[RiskMeasure | None, float]
 _FIRST_INTERVALS = 24
 _SMOOTH_CANDIDATES = 4097
-_ROUNDING = 1e-11  # of the spread of costs: how far a budget may be passed
+_BISECTIONS = 60
 _SHARE = 2e-3  # of the constraint's own price: a bound that is tight enough
 _POLISH = 1e-9  # allowed duality gap of what is returned, in spans
 
@@ -100,19 +100,21 @@ class PooledSearch:
     Attributes:
         tilt: the tilt by the reward alone.
         span: a scale for values, the worth of the whole trade.
-        spread: a scale for costs.
+        scale: a scale for costs.
+        slack: how far below a budget a risk may stay, whatever that costs.
     """
 
     tilt: Tilt
     span: float
-    spread: float
+    scale: float
+    slack: float
     _curves: dict[CurveKey, DualCurve] = field(default_factory=dict[CurveKey, DualCurve])
     _guess: float | None = None
 
     def search(
         self, measure: RiskMeasure, budget: float, starts: list[float], tolerance: float
-    ) -> Found:
-        """The best (λ, ν) for ρ(C) ≤ d.
+    ) -> Found | None:
+        """The best (λ, ν) for ρ(C) ≤ d; None where no threshold tried has a tilt within it.
 
         Args:
             measure: ρ with one threshold.
@@ -129,7 +131,7 @@ class PooledSearch:
             self._climb(form, budget, start, best)
         free = self.tilt.free_value
         tolerance = min(tolerance, max(0.3 * tolerance, _SHARE * (free - best.value)))
-        candidates = self._candidates(form)
+        candidates = self._candidates(form, budget)
         heap = self._first_intervals(candidates)
         while heap and -heap[0][0] > best.value + tolerance:
             known, first, last = heapq.heappop(heap)
@@ -159,12 +161,13 @@ class PooledSearch:
         below = first if form.measure.minimiser_is_a_cost else max(first - 1, 0)
         wide = form.margin(threshold, budget, threshold - float(candidates[below]))
         curve = self._curve(form, threshold)
-        guess = self._guess or self.tilt.kl_coef / self.spread
-        curve.solve(wide, 0.25 * tolerance, guess, stop_below=best.value + tolerance)
+        guess = self._guess or self.tilt.kl_coef / self.scale
+        slack = form.scale * self.slack
+        curve.solve(wide, 0.25 * tolerance, guess, slack, stop_below=best.value + tolerance)
         bound = curve.upper(wide)
         if bound > best.value + tolerance:
             margin = form.margin(threshold, budget)
-            point = curve.solve(margin, 0.25 * tolerance, guess, stop_below=best.value)
+            point = curve.solve(margin, 0.25 * tolerance, guess, slack, stop_below=best.value)
             if point is not None and point.primal() > best.value:
                 self._climb(form, budget, threshold, best)
         return bound
@@ -174,9 +177,11 @@ class PooledSearch:
         bank = self.tilt.bank
         for _ in range(8):
             curve = self._curve(form, threshold)
-            guess = self._guess or self.tilt.kl_coef / self.spread
-            point = curve.solve(form.margin(threshold, budget), 1e-6 * self.span, guess)
-            if point is None or point.primal() <= best.value + 1e-7 * self.span:
+            guess = self._guess or self.tilt.kl_coef / self.scale
+            margin, slack = form.margin(threshold, budget), form.scale * self.slack
+            point = curve.solve(margin, 1e-6 * self.span, guess, slack)
+            # Written so that a NaN ends the climb too.
+            if point is None or not point.primal() > best.value + 1e-7 * self.span:
                 return
             best.value, best.threshold = point.primal(), threshold
             self._guess = point.multiplier or None
@@ -184,22 +189,23 @@ class PooledSearch:
             flat = bank.row_weights(weights).ravel()
             threshold = float(form.measure.minimiser(bank.row_costs().ravel(), flat))
 
-    def _finish(self, form: Form, budget: float, best: _Incumbent) -> Found:
+    def _finish(self, form: Form, budget: float, best: _Incumbent) -> Found | None:
         """Solve once more at the chosen threshold, to full precision."""
-        guess = self._guess or self.tilt.kl_coef / self.spread
+        if math.isnan(best.threshold):
+            return None
+        guess = self._guess or self.tilt.kl_coef / self.scale
         margin = form.margin(best.threshold, budget)
-        point = self._curve(form, best.threshold).solve(margin, _POLISH * self.span, guess)
-        if point is None:  # cannot be: the caller gave a threshold that some policy can meet
-            raise ArithmeticError(f"no feasible tilt at threshold {best.threshold}")
+        curve, slack = self._curve(form, best.threshold), form.scale * self.slack
+        point = curve.solve(margin, _POLISH * self.span, guess, slack)
+        if point is None:
+            return None
         bound = max(best.pruned, point.dual(margin))
         return Found(best.threshold, form.scale * point.multiplier, point.primal(), bound)
 
     def _curve(self, form: Form, threshold: float) -> DualCurve:
         key = form.key(threshold)
         if key not in self._curves:
-            self._curves[key] = DualCurve(
-                self.tilt, lambda: form.penalty(self.tilt, threshold), _ROUNDING * self.spread
-            )
+            self._curves[key] = DualCurve(self.tilt, lambda: form.penalty(self.tilt, threshold))
         return self._curves[key]
 
     @cached_property
@@ -208,11 +214,23 @@ class PooledSearch:
         costs = bank.cost if bank.present is None else bank.cost[bank.present]
         return np.unique(np.asarray(costs, dtype=np.float64))
 
-    def _candidates(self, form: Form) -> Float64[np.ndarray, "candidates"]:
-        """Ascending thresholds: the costs, or a fine grid where the minimiser may lie between."""
+    def _candidates(self, form: Form, budget: float) -> Float64[np.ndarray, "candidates"]:
+        """Ascending thresholds: the costs, or a fine grid where the minimiser may lie between.
+
+        The grid ends where no policy can meet the budget any more: φ_ν(c) is at least φ_ν of the
+        smallest cost, which does not fall as ν rises beyond that cost. Without the cut, one cost of
+        1e8 would leave a single candidate among all other costs.
+        """
         if form.measure.minimiser_is_a_cost:
             return self._atoms
         first, last = float(self._atoms[0]), float(self._atoms[-1])
+        useful = first
+        for _ in range(_BISECTIONS):
+            if form.measure.penalty(first, last) <= budget:
+                break
+            middle = 0.5 * (useful + last)
+            inside = form.measure.penalty(first, middle) <= budget
+            useful, last = (middle, last) if inside else (useful, middle)
         return np.linspace(first, last, _SMOOTH_CANDIDATES)
 
     def _first_intervals(

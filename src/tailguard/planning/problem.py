@@ -1,6 +1,8 @@
 """A bank at one β: what every plan on it shares, and the figures of any tilt."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +17,18 @@ from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import RiskLimit
 
 TOLERANCE = 1e-4  # of the span: how far a search may leave the bound above the value
+_RISK_TOLERANCE = 1e-6  # how far a risk may pass its budget, see `Problem.tolerance`
+_LEAST_TOLERANCE = 1e-9  # of max(1, |d|): below this, rounding in the risk itself would decide
+# Costs further out than this quantile of their distance from the median do not set the scale: one
+# cost of 1e8 must not make a budget of 0.1 look like rounding. The second is for costs of which
+# nine in ten are alike.
+_SCALE_QUANTILES = (0.9, 0.99)
+# Multiples of λ tried where the tilt that a search found does not pass the check, and powers of 4
+# of a small λ at the thresholds of the policy with the least risk, which such tilts approach.
+_LARGER = (1.0, 1.001, 1.03, 1.3, 2.0, 4.0, 16.0, 256.0)
+_RAY = tuple(4.0**power for power in range(36))
+
+Tilted = tuple[tuple[float, ...], tuple[Threshold, ...]]  # λ and ν of each constraint
 
 
 class Problem:
@@ -24,7 +38,7 @@ class Problem:
         bank: the samples.
         kl_coef: β.
         tilt: π_ref·exp(r/β).
-        spread: the range of costs.
+        scale: of the costs: how far the bulk of them lies from their median.
     """
 
     def __init__(self, bank: SampleBank, kl_coef: float) -> None:
@@ -38,7 +52,7 @@ class Problem:
         self.bank = bank
         self.kl_coef = float(kl_coef)
         self.tilt = Tilt(bank, self.kl_coef)
-        self.spread = float(np.ptp(bank.cost)) or 1.0
+        self.scale = _robust_scale(bank.cost if bank.present is None else bank.cost[bank.present])
         self._reached: dict[tuple[RiskMeasure, str], Reachable] = {}
 
     @cached_property
@@ -73,14 +87,99 @@ class Problem:
             return constraint.measure.threshold_rows(self.bank.row_costs(), mass)
         return constraint.measure.minimiser(self.bank.row_costs().ravel(), mass.ravel())
 
-    def report(
+    @property
+    def slack(self) -> float:
+        """How far below a budget searches may stop: far less than any budget's tolerance."""
+        return 1e-4 * self.tolerance(0.0)
+
+    def tolerance(self, budget: float) -> float:
+        """τ: a risk counts as within its budget d up to d + τ, and no search allows for more.
+
+        A millionth of |d| or of the scale of costs, and at most 1e-6; but never less than a
+        billionth of max(1, |d|), where rounding would decide. So it is at most 1e-6·max(1, |d|).
+        """
+        relative = _RISK_TOLERANCE * min(1.0, max(abs(budget), self.scale))
+        return max(relative, _LEAST_TOLERANCE * max(1.0, abs(budget)))
+
+    def within(self, constraint: RiskLimit, weights: Matrix) -> bool:
+        """Whether a policy's risk is within the budget, up to its tolerance; False for NaN."""
+        limit = constraint.budget + self.tolerance(constraint.budget)
+        return self.risk(constraint, weights) <= limit
+
+    def aim(self, constraint: RiskLimit, above: float | None = None) -> RiskLimit | None:
+        """The limit that a search keeps instead; None where the budget is out of reach.
+
+        A tilt with a finite λ only approaches the policy of least risk. So a budget at the edge of
+        the reachable is raised until half of the tolerance lies between, by at most three quarters
+        of it; the last quarter is left to rounding.
+
+        Args:
+            constraint: what is asked.
+            above: how far the least reachable risk lies above the budget, where that is known
+                better than from this constraint alone.
+        """
+        if above is None:
+            above = self.reached(constraint).risk - constraint.budget
+        tolerance = self.tolerance(constraint.budget)
+        if not above <= 0.25 * tolerance:
+            return None
+        return replace(constraint, budget=constraint.budget + max(0.0, above + 0.5 * tolerance))
+
+    def answer(
+        self,
+        constraints: tuple[RiskLimit, ...],
+        found: Sequence[Tilted],
+        bound: float,
+        *,
+        listed: bool = False,
+    ) -> Solution:
+        """The first tilt that passes the check, or the answer that there is none.
+
+        Args:
+            constraints: what was asked.
+            found: tilts, the best one first.
+            bound: on the value of any policy within the budgets.
+            listed: whether the constraints were asked as a list.
+        """
+        bound = bound if math.isfinite(bound) else self.tilt.free_value
+        for multipliers, thresholds in self._attempts(constraints, found):
+            solution = self._report(constraints, multipliers, thresholds, bound, listed=listed)
+            if self._holds(solution):
+                return solution
+        smallest = tuple(self.reached(c).risk for c in constraints)
+        return self.infeasible(constraints, smallest, listed=listed)
+
+    def _attempts(
+        self, constraints: tuple[RiskLimit, ...], found: Sequence[Tilted]
+    ) -> Iterator[Tilted]:
+        """What was found, then safer tilts that are worth less."""
+        for multipliers, thresholds in found:
+            if all(map(math.isfinite, multipliers)):
+                for factor in _LARGER:
+                    yield tuple(factor * multiplier for multiplier in multipliers), thresholds
+        cheapest = tuple(self.reached(c).threshold for c in constraints)
+        for factor in _RAY:
+            yield (factor * self.kl_coef / self.scale,) * len(constraints), cheapest
+
+    def _holds(self, solution: Solution) -> bool:
+        """Whether every figure is a number and every risk, of these very weights, within budget."""
+        figures = [solution.value, solution.reward, solution.kl, solution.dual_bound]
+        figures += [*solution.multipliers, *solution.risks]
+        arrays = [solution.weights, *map(np.asarray, solution.thresholds)]
+        return (
+            all(map(math.isfinite, figures))
+            and all(bool(np.isfinite(array).all()) for array in arrays)
+            and all(self.within(c, solution.weights) for c in solution.constraints)
+        )
+
+    def _report(
         self,
         constraints: tuple[RiskLimit, ...],
         multipliers: tuple[float, ...],
         thresholds: tuple[Threshold, ...],
         bound: float,
         *,
-        listed: bool = False,
+        listed: bool,
     ) -> Solution:
         """The figures of the tilt that these multipliers and thresholds make."""
         total = np.zeros_like(self.bank.reward)
@@ -88,10 +187,13 @@ class Problem:
             constraints, multipliers, thresholds, strict=True
         ):
             if multiplier > 0:
-                total += multiplier * sample_penalty(self.bank, constraint.measure, threshold)
+                penalty = sample_penalty(self.bank, constraint.measure, threshold)
+                with np.errstate(over="ignore"):  # infinite: the sample gets no weight
+                    total += multiplier * penalty
         weights, log_mass = self.tilt.weights(total)
         mean = np.einsum("xi,xi->", weights, self.bank.reward) / self.bank.num_prompts
-        priced = np.einsum("xi,xi->", weights, total) / self.bank.num_prompts
+        paid = np.where(weights > 0, total, 0.0)
+        priced = np.einsum("xi,xi->", weights, paid) / self.bank.num_prompts
         kl = max(0.0, (float(mean) - float(priced)) / self.kl_coef - float(log_mass.mean()))
         size = 1.0 / np.square(weights).sum(axis=1)
         return Solution(
@@ -139,6 +241,17 @@ class Problem:
             smallest_reachable_risks=smallest,
             rater_weight=self.bank.rater_weight,
         )
+
+
+def _robust_scale(costs: Float64[np.ndarray, "..."]) -> float:
+    """How far costs lie from their median, but for the furthest; 1 where all are alike."""
+    distance = np.abs(costs - np.median(costs))
+    for level in _SCALE_QUANTILES:
+        # "lower": interpolation would let one outlier into the quantile of a small bank
+        scale = float(np.quantile(distance, level, method="lower"))
+        if scale > 0:
+            return scale
+    return 1.0
 
 
 def _tail_samples(constraint: RiskLimit, size: Float64[np.ndarray, "prompts"]) -> float:

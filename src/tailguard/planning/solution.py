@@ -8,8 +8,8 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.planning.bank import to_float64
 from tailguard.planning.tilt import Threshold
+from tailguard.risk.checks import to_array
 from tailguard.risk.limit import RiskLimit
 
 FEW_SAMPLES = 10.0
@@ -110,7 +110,8 @@ class Solution:
         if self.feasible:
             return self
         pairs = list(zip(self.constraints, self.smallest_reachable_risks, strict=True))
-        missed = [(asked, least) for asked, least in pairs if least > asked.budget]
+        # Where each can be met and no tilt that meets them was found, all are told.
+        missed = [(asked, least) for asked, least in pairs if least > asked.budget] or pairs
         told = " and ".join(
             f"{asked.measure} ≤ {asked.budget:g} ({asked.scope}); the smallest reachable is {least:.6g}"
             for asked, least in missed
@@ -136,7 +137,7 @@ class Solution:
             InputError: shapes that do not fit.
         """
         self.require_feasible()
-        gain, harm = to_float64(reward), to_float64(cost)
+        gain, harm = to_array(reward), to_array(cost)
         raters = harm.ndim == gain.ndim + 1
         if harm.shape[: gain.ndim] != gain.shape or harm.ndim > gain.ndim + 1:
             raise InputError(f"cost of shape {harm.shape} does not fit reward {gain.shape}")

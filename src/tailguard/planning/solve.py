@@ -1,5 +1,6 @@
 """Planning: the best policy under a limit on risk, known before anything is trained."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,8 +11,9 @@ from tailguard.planning.bank import SampleBank
 from tailguard.planning.joint.plan import plan_jointly, plan_vector
 from tailguard.planning.per_prompt.search import PromptSearch
 from tailguard.planning.pooled import PooledSearch
-from tailguard.planning.problem import TOLERANCE, Problem
+from tailguard.planning.problem import TOLERANCE, Problem, Tilted
 from tailguard.planning.solution import Solution
+from tailguard.planning.tilt import Threshold
 from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import RiskLimit
 
@@ -32,30 +34,25 @@ class Planner:
     @cached_property
     def pooled(self) -> PooledSearch:
         """The search that every pooled constraint shares."""
-        return PooledSearch(self.bench.tilt, self.bench.span, self.bench.spread)
+        return PooledSearch(self.bench.tilt, self.bench.span, self.bench.scale, self.bench.slack)
 
     def solve_one(self, constraint: RiskLimit) -> Solution:
         """The best tilt under one constraint."""
-        bench, measure, budget = self.bench, constraint.measure, constraint.budget
+        bench, measure = self.bench, constraint.measure
         measure.require_costs(bench.bank.cost)
-        reached = bench.reached(constraint)
-        if bench.risk(constraint, bench.tilt.free_weights) <= budget:
-            threshold, value = bench.threshold(constraint), bench.tilt.free_value
-            return bench.report((constraint,), (0.0,), (threshold,), value)
-        if reached.risk > budget + 1e-9 * bench.spread:
-            return bench.infeasible((constraint,), (reached.risk,))
-        tolerance = TOLERANCE * bench.span
+        if bench.risk(constraint, bench.tilt.free_weights) <= constraint.budget:
+            free = ((0.0,), (bench.threshold(constraint),))
+            return bench.answer((constraint,), [free], bench.tilt.free_value)
+        aim = bench.aim(constraint)
+        if aim is None:
+            return bench.infeasible((constraint,), (bench.reached(constraint).risk,))
         if constraint.scope == "per_prompt":
-            found = self._prompt_search(measure).search(
-                budget, np.asarray(reached.threshold), tolerance
-            )
+            found, bound = self._by_prompt(aim)
         elif measure.threshold_shape:
-            return self._solve_vector(constraint)
+            found, bound = self._vector(aim)
         else:
-            starts = [float(reached.threshold), *self._starts.get(measure, [])]
-            found = self.pooled.search(measure, budget, starts, tolerance)
-            self._starts[measure] = [found.threshold]
-        return bench.report((constraint,), (found.multiplier,), (found.threshold,), found.bound)
+            found, bound = self._pooled(aim)
+        return bench.answer((constraint,), found, bound)
 
     def solve_all(self, constraints: Sequence[RiskLimit]) -> Solution:
         """The best tilt under all of the constraints.
@@ -78,18 +75,40 @@ class Planner:
         solved = {i: self.solve_one(wanted[i]) for i in order}
         return [solved[i] for i in range(len(wanted))]
 
-    def _solve_vector(self, constraint: RiskLimit) -> Solution:
-        """A pooled mixture; where a measure with one threshold is nowhere larger, that gives a bound."""
-        relaxation, known = constraint.measure.relaxation(), self.bench.tilt.free_value
-        if relaxation is not None:
-            known = self.solve_one(RiskLimit(relaxation, constraint.budget)).dual_bound
-        return plan_vector(self.bench, constraint, known)
+    def _pooled(self, aim: RiskLimit) -> tuple[list[Tilted], float]:
+        """One pooled threshold."""
+        starts = [_as_number(self.bench.reached(aim).threshold), *self._starts.get(aim.measure, [])]
+        tolerance = TOLERANCE * self.bench.span
+        found = self.pooled.search(aim.measure, float(aim.budget), starts, tolerance)
+        if found is None:
+            return [], math.nan
+        self._starts[aim.measure] = [found.threshold]
+        return [((found.multiplier,), (found.threshold,))], found.bound
 
-    def _prompt_search(self, measure: RiskMeasure) -> PromptSearch:
-        if measure not in self._searches:
-            tilt, span, spread = self.bench.tilt, self.bench.span, self.bench.spread
-            self._searches[measure] = PromptSearch(tilt, measure, span, spread)
-        return self._searches[measure]
+    def _by_prompt(self, aim: RiskLimit) -> tuple[list[Tilted], float]:
+        """Thresholds for each prompt."""
+        if aim.measure not in self._searches:
+            bench = self.bench
+            self._searches[aim.measure] = PromptSearch(
+                bench.tilt, aim.measure, bench.span, bench.scale, bench.slack
+            )
+        start = np.asarray(self.bench.reached(aim).threshold)
+        found = self._searches[aim.measure].search(
+            float(aim.budget), start, TOLERANCE * self.bench.span
+        )
+        return [((found.multiplier,), (found.threshold,))], found.bound
+
+    def _vector(self, aim: RiskLimit) -> tuple[list[Tilted], float]:
+        """A pooled mixture; where a measure with one threshold is nowhere larger, that gives a bound."""
+        relaxation, known = aim.measure.relaxation(), self.bench.tilt.free_value
+        if relaxation is not None:
+            relaxed = self.solve_one(RiskLimit(relaxation, aim.budget))
+            known = relaxed.dual_bound if relaxed.feasible else known
+        return plan_vector(self.bench, aim, known)
+
+
+def _as_number(threshold: Threshold) -> float:
+    return float(np.asarray(threshold))
 
 
 def solve(

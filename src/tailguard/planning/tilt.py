@@ -61,9 +61,9 @@ class Tilt:
 
     def moments(self, penalty: Matrix, multiplier: float) -> Moments:
         """Moments of a = penalty under the tilt at λ = multiplier."""
-        weights = np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
-        log_mass = self._normalise(weights)
-        with np.errstate(over="ignore", invalid="ignore"):  # entropic penalties reach 1e300
+        with np.errstate(over="ignore", invalid="ignore"):  # entropic penalties reach 1e304
+            weights = np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
+            log_mass = self._normalise(weights)
             mean = np.einsum("xi,xi->x", weights, penalty)
             weights *= penalty
             square = np.einsum("xi,xi->x", weights, penalty)
@@ -77,8 +77,9 @@ class Tilt:
 
     def weights(self, total_penalty: Matrix) -> tuple[Matrix, Float64[np.ndarray, "prompts"]]:
         """The tilt by r − total_penalty: its weights, each row summing to 1, and log of its mass."""
-        weights = total_penalty * (-1.0 / self.kl_coef)
-        log_mass = self._normalise(weights)
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = total_penalty * (-1.0 / self.kl_coef)
+            log_mass = self._normalise(weights)
         return weights, log_mass
 
     def partitions(
@@ -87,7 +88,8 @@ class Tilt:
         """β·log E_ref exp((r − λa)/β) of each prompt, at many λ."""
         found = np.empty((len(penalty), len(multipliers)))
         for number, multiplier in enumerate(multipliers):
-            np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
+            with np.errstate(over="ignore"):
+                np.multiply(penalty, -multiplier / self.kl_coef, out=self._buffer)
             self._buffer += self.base
             peak = self._buffer.max(axis=1)
             self._buffer -= peak[:, None]

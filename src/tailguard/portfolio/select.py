@@ -12,7 +12,7 @@ from tailguard.errors import InputError
 from tailguard.planning import Planner, SampleBank, Solution
 from tailguard.portfolio.assign import Assigner, MixKey
 from tailguard.portfolio.mixing import Mixer
-from tailguard.portfolio.planned import Portfolio
+from tailguard.portfolio.portfolio import Portfolio
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.regret import Objective, RegretScale, check_profiles, regret_scale
 from tailguard.risk import Mean
@@ -22,6 +22,7 @@ Regrets = Float64[np.ndarray, "profiles"]
 _SHARES = (0.25, 0.5, 0.75)
 _EXACT_UP_TO = 400  # sets of members to try one by one
 _MAX_SWEEPS = 5
+_HELPS = 1e-6  # of the value span: less regret than this by a change is rounding
 _ENOUGH_SAMPLES = 100_000  # larger banks are thinned by prompts while sets are compared
 
 
@@ -46,7 +47,8 @@ def select(
         profiles: what users ask for.
         kl_coef: β > 0.
         num_policies: K; fewer where no further member helps.
-        target_regret: instead of K: add members until this is reached, or nothing helps.
+        target_regret: instead of K: add members until this is reached, or nothing helps; 0 adds
+            members as long as one helps.
         objective: "mean" regret by the profiles' weights, or the "worst".
         margin: standard errors of the risk by which a profile must be met on this bank, so that it
             is also met on others.
@@ -64,7 +66,10 @@ def select(
     ratios = [s.shaped_reward(small.reward, small.cost) / kl_coef for s in candidates]
     mixer = Mixer(small, ratios, [p.measure for p in asked], kl_coef)
     search = _Search(Assigner(mixer, len(candidates), _SHARES, margin), scale, objective)
-    chosen = search.choose(num_policies or len(candidates), target_regret or 0.0)
+    if target_regret is None:
+        chosen = search.best_set(num_policies or 1)
+    else:
+        chosen = search.enough(target_regret)
     members = tuple(candidates[i] for i in sorted(chosen))
     return Portfolio(bank, asked, members, float(kl_coef), objective, margin)
 
@@ -81,17 +86,33 @@ class _Search:
         self._single = [self._regrets(((c, 1.0),)) for c in range(self.assigner.num_members)]
         self._pairs: dict[tuple[int, int], Regrets] = {}
 
-    def choose(self, num: int, target: float) -> list[int]:
-        """At most ``num`` candidates; fewer when the target is reached or nothing helps."""
+    def best_set(self, num: int) -> list[int]:
+        """At most ``num`` candidates with the least regret; fewer when no further one helps."""
         count = self.assigner.num_members
-        if target == 0.0 and comb(count, min(num, count)) <= _EXACT_UP_TO:
+        if comb(count, min(num, count)) <= _EXACT_UP_TO:
             return min(map(list, combinations(range(count), min(num, count))), key=self.score)
+        return self._grow(num, 0.0)
+
+    def enough(self, target: float) -> list[int]:
+        """Candidates that reach the target, or as near as any do, and no more than that needs."""
+        chosen = self._grow(self.assigner.num_members, target)
+        allowed = max(target, self.score(chosen) + _HELPS)
+        # Early members may have become superfluous by what was added later.
+        for member in list(chosen):
+            rest = [c for c in chosen if c != member]
+            if rest and self.score(rest) <= allowed:
+                chosen = rest
+        return chosen
+
+    def _grow(self, num: int, target: float) -> list[int]:
+        """Add the candidate that helps most, then exchange, until the target or the number is reached."""
         chosen: list[int] = []
         score = np.inf
         while len(chosen) < num and score > target:
-            grown = [[*chosen, c] for c in range(count) if c not in chosen]
+            outside = [c for c in range(self.assigner.num_members) if c not in chosen]
+            grown = [[*chosen, c] for c in outside]
             best = min(grown, key=self.score, default=chosen)
-            if self.score(best) >= score - 1e-6:
+            if self.score(best) >= score - _HELPS:
                 break
             chosen = self._exchange(best)
             score = self.score(chosen)
@@ -112,7 +133,7 @@ class _Search:
                 rest = chosen[:place] + chosen[place + 1 :]
                 outside = [c for c in range(self.assigner.num_members) if c not in rest]
                 best = min(([*rest, c] for c in outside), key=self.score)
-                if self.score(best) < score - 1e-6:
+                if self.score(best) < score - _HELPS:
                     chosen, score = best, self.score(best)
             if score >= before:
                 break

@@ -55,7 +55,9 @@ class Entropic(RiskMeasure):
         self, costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"]
     ) -> Float[np.ndarray, "*rows"]:
         """The entropic risk of each row; the weights of a row sum to 1. No checks, no warning."""
-        log_mean = logsumexp(self.theta * costs, b=weights, axis=-1)
+        # Logarithms of the weights: scipy's own weights overflow where one is near the smallest float.
+        with np.errstate(divide="ignore"):
+            log_mean = logsumexp(self.theta * costs + np.log(weights), axis=-1)
         return np.asarray(log_mean / self.theta)
 
     def threshold_rows(

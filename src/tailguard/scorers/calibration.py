@@ -20,9 +20,11 @@ from scipy.special import expit
 from tailguard.errors import InputError
 from tailguard.scorers.score_map import ScoreMap
 
+# Few pieces in the middle and three in the upper tail, which is what the scores are for.
 _LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # quantiles at which the slope may change
 _SLOPE_CHANGE = 0.5  # prior deviation of log slope from one piece to the next
 _SLOPE = 2.0  # and of the first one
+# Below this the prior decides the slopes, and the map says more about us than about the scorer.
 _FEWEST_PAIRS = 20
 _ZERO_PRIOR = 1e-3  # keeps separable labels from asking for an infinite slope
 
@@ -52,11 +54,14 @@ def calibrate_scores(
     knots = np.unique(np.quantile(pooled, _LEVELS))
     if len(knots) < 2 or not knots[-1] - knots[0] > 1e-9:
         raise InputError("scores: all alike; the scorer has learned nothing")
+    # Knots that almost coincide would give a slope from the rounding of their distance.
     knots = knots[np.concatenate([[True], np.diff(knots) > 1e-6 * (knots[-1] - knots[0])])]
     difference = _lengths(top, knots) - _lengths(bottom, knots)
+    # Slopes as exponentials: the map increases by construction, whatever the pairs say.
     slopes = np.exp(_log_slopes(difference))
     values = np.concatenate([[0.0], np.cumsum(slopes * np.diff(knots))])
     found = ScoreMap(offsets, knots, values)
+    # Only differences are identified, so the mean stays where it was, and with it cost budgets.
     return found.shifted(float(found(both).mean() - pooled.mean()))
 
 
@@ -79,11 +84,13 @@ def estimate_zero(scores: Float[np.ndarray, " n"], unsafe: Bool[np.ndarray, " n"
         )
     if unsafe.all() or not unsafe.any():
         raise InputError("unsafe: all labels are alike; the zero needs safe and unsafe answers")
+    # Nelder–Mead and the prior have no units, so the scores are standardised first.
     middle, unit = float(scores.mean()), float(scores.std()) or 1.0
     scaled = (scores - middle) / unit
     sign = np.where(unsafe, 1.0, -1.0)
 
     def loss(parameters: np.ndarray) -> float:
+        # exp keeps the slope positive: a scorer that points the wrong way is refused elsewhere.
         slope, zero = np.exp(parameters[0]), parameters[1]
         margins = sign * slope * (scaled - zero)
         prior = _ZERO_PRIOR * float(np.square(parameters).sum())

@@ -73,6 +73,7 @@ def check_direction(
         raise ScoreError(f"scores: shape {higher.shape}, then {lower.shape}, on as many answers")
     margins = higher.mean(axis=1) - lower.mean(axis=1)
     index = pairs.prompt_index()
+    # Pairs of one prompt share its difficulty; averaging them keeps the t test honest.
     by_prompt = np.bincount(index, weights=margins) / np.bincount(index)
     check = _direction(margins, by_prompt)
     if check.p_value < significance:
@@ -81,6 +82,7 @@ def check_direction(
         f"margin {check.margin:.3g} ± {check.margin_error:.2g}, accuracy {check.accuracy:.1%}"
         f" on {len(pairs)} pairs of {check.num_prompts} prompts"
     )
+    # The same test the other way round: reversed is another mistake than uninformative.
     if check.p_value > 1.0 - significance:
         raise InputError(f"{kind} scorer reads reversed: {figures}; {_MEANING[kind]}")
     raise InputError(
@@ -110,9 +112,11 @@ def _direction(margins: np.ndarray, by_prompt: np.ndarray) -> DirectionCheck:
     num_prompts = by_prompt.size
     mean = float(by_prompt.mean())
     if num_prompts < 2:
+        # One prompt has no spread over prompts: no evidence either way.
         error, p_value = float("inf"), 0.5
     else:
         error = float(by_prompt.std(ddof=1) / np.sqrt(num_prompts))
+        # No error at all means that all prompts agree exactly; then the sign decides.
         ratio = mean / error if error > 0.0 else float(np.sign(mean)) * np.inf if mean else 0.0
         p_value = float(stats.t.sf(ratio, num_prompts - 1))
     accuracy = float(np.mean(np.where(margins == 0.0, 0.5, margins > 0.0)))

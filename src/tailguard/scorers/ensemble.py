@@ -1,9 +1,9 @@
-"""An ensemble of linear heads on a scorer's frozen features: its epistemic doubt, nearly free.
+"""An ensemble of linear heads on a scorer's frozen features: epistemic uncertainty at little cost.
 
 Each member minimises Bradley–Terry (plus the sign loss) on its own bootstrap of the *prompts*, and
-is held to its own random prior, a draw around the model's score layer (anchored ensembles, Pearce
-et al. 2020, 1810.05546; random priors, Osband et al. 2018). Where data speak the members agree; in
-directions that no data cover they keep the priors' disagreement.
+is pulled to its own random prior, a draw around the model's score layer (anchored ensembles, Pearce
+et al. 2020, 1810.05546; random priors, Osband et al. 2018). The members agree where there are data; in
+directions that no data cover they keep the disagreement of their priors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.scorer import SequenceClassificationScorer
+from tailguard.scorers.scorer import SequenceClassificationScorer, require_score_layer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HeadFitting:
         num_heads: members, at least 4.
         prior_scale: standard deviation of the prior in units of a standardised feature: how far a
             member may stray from the score layer without evidence.
-        sign_weight: weight of the sign loss beside Bradley–Terry.
+        sign_weight: weight of the sign loss relative to Bradley–Terry.
         num_iterations: of L-BFGS at most; the problem is convex.
     """
 
@@ -42,6 +42,7 @@ class HeadFitting:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        # The deviation of n members is itself known to about 1/√(2(n−1)) of its value: 41% at four.
         if self.num_heads < 4:
             raise InputError(f"num_heads: {self.num_heads}; a spread needs at least 4")
         if self.prior_scale <= 0.0:
@@ -102,7 +103,7 @@ def fit_ensemble(
         InputError: the model has no linear score layer.
     """
     features = PairFeatures.of(scorer, pairs)
-    centre = scorer.model.score.weight.detach()[0]
+    centre = require_score_layer(scorer.model).weight.detach()[0]
     heads = fit_heads(
         features, centre, settings=settings, generator=torch.Generator().manual_seed(seed)
     )
@@ -139,10 +140,12 @@ def fit_heads(
     """
     settings = settings or HeadFitting()
     higher, lower = torch.as_tensor(features.higher), torch.as_tensor(features.lower)
+    # A feature that never varies gets a floor, not a division by zero.
     scale = torch.cat([higher, lower]).std(dim=0).clamp(min=1e-6)
     if not bool(torch.isfinite(scale).all()):
         raise ScoreError("features: hold NaN or infinity; check the scorer's weights")
     counts = bootstrap_weights(features.prompt_index, settings.num_heads, generator)
+    # Drawn in float32 on the CPU, so that a seed gives the same heads on every device.
     noise = torch.randn(settings.num_heads, higher.shape[1], generator=generator)
     prior = centre.double() * scale + settings.prior_scale * noise.double()
     objective = _objective(features, scale, counts, prior, settings)
@@ -155,9 +158,10 @@ def fit_heads(
 def bootstrap_weights(
     prompt_index: np.ndarray, num_members: int, generator: torch.Generator
 ) -> Float[Tensor, "members n"]:
-    """How often each row stands in each member's bootstrap of the prompts."""
+    """How often each row occurs in each member's bootstrap of the prompts."""
     index = torch.as_tensor(prompt_index)
     num_prompts = int(index.max()) + 1
+    # Prompts are drawn, not rows: answers to one prompt are not independent evidence.
     drawn = torch.randint(num_prompts, (num_members, num_prompts), generator=generator)
     counts = torch.zeros(num_members, num_prompts, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(counts))
@@ -181,6 +185,8 @@ def _objective(
     def objective(heads: Tensor) -> Tensor:
         loss = (counts * functional.softplus(-heads @ (higher - lower).T)).sum()
         if settings.sign_weight > 0.0 and bool(labelled.any()):
+            # Half, because a pair brings two signs and one comparison; the fit takes a mean over
+            # answers.
             loss = loss + 0.5 * (sign_counts * functional.softplus(-heads @ signed.T)).sum()
         return loss + ((heads - prior) ** 2).sum() / (2.0 * settings.prior_scale**2)
 
@@ -188,6 +194,7 @@ def _objective(
 
 
 def _minimise(start: Tensor, objective: Callable[[Tensor], Tensor], num_iterations: int) -> Tensor:
+    # Full batch and convex, so L-BFGS needs neither a learning rate nor a schedule.
     heads = start.requires_grad_()
     optimizer: Any = cast(Any, torch.optim.LBFGS)(
         [heads], max_iter=num_iterations, line_search_fn="strong_wolfe"

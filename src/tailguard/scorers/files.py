@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from tailguard.errors import InputError, first_line
 from tailguard.models.checkpoint import require_checkpoint
+from tailguard.models.library import LOAD_ERRORS, load_classifier, load_config, load_tokenizer
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
-from tailguard.scorers.scorer import SequenceClassificationScorer
+from tailguard.scorers.scorer import SequenceClassificationScorer, require_score_layer
 
 HEADS_FILE = "heads.safetensors"
 
@@ -41,28 +41,27 @@ def load_scorer(
     source = str(path)
     folder = Path(path)
     require_checkpoint(path, "scorer", beside=HEADS_FILE, allow_pickle=allow_pickle)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         with quiet_transformers():
-            config: Any = cast(Any, AutoConfig).from_pretrained(source, **options)
+            config = load_config(source, trust_remote_code=trust_remote_code)
             _require_classifier(config, source)
-            model, report = cast(Any, AutoModelForSequenceClassification).from_pretrained(
+            # The config is checked first: transformers would load a causal LM as a classifier with
+            # a random score.
+            model, missing = load_classifier(
                 source,
                 config=config,
-                dtype=torch.float32,
-                use_safetensors=None if allow_pickle else True,
-                output_loading_info=True,
-                **options,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
             )
-            tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as error:
+            tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    except (*LOAD_ERRORS, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"scorer {source}: cannot be read: {first_line(error)}") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
+    if missing:
         raise InputError(
-            f"scorer {source}: weights are missing ({missing}); is it a sequence classifier?"
+            f"scorer {source}: weights are missing ({', '.join(missing[:3])}); is it a sequence"
+            " classifier?"
         )
     heads_path = folder / HEADS_FILE
     heads = _read_heads(heads_path) if heads_path.is_file() else None
@@ -85,13 +84,15 @@ def save_scorer(
     folder = Path(path)
     if scorer.heads is not None:
         with torch.no_grad():
-            scorer.model.score.weight.copy_(scorer.heads.mean(dim=0, keepdim=True))
+            layer = require_score_layer(scorer.model)
+            layer.weight.copy_(scorer.heads.mean(dim=0, keepdim=True))
     with quiet_transformers():
-        scorer.model.save_pretrained(folder)
-        scorer.tokenizer.save_pretrained(folder)
+        scorer.model.save_pretrained(str(folder))
+        scorer.tokenizer.save_pretrained(str(folder))
     if scorer.heads is not None:
         write_tensors(folder / HEADS_FILE, {"heads": scorer.heads}, metadata)
     else:
+        # A scorer saved over an ensemble must not be read with the heads of the old one.
         (folder / HEADS_FILE).unlink(missing_ok=True)
 
 

@@ -8,7 +8,6 @@ which fixes the zero of the cost: c > 0 means unsafe (Dai et al. 2023, 2310.1277
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,20 +15,28 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PrinterCallback,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from tailguard.errors import InputError, first_line
 from tailguard.models.checkpoint import require_checkpoint
+from tailguard.models.library import (
+    LOAD_ERRORS,
+    LanguageModel,
+    ModelOutput,
+    Tokenizer,
+    decoder_layers,
+    load_classifier,
+    load_tokenizer,
+    pad_with_end,
+    score_layer,
+)
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
+from tailguard.models.trainer_steps import Progress, StepProgress
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.scorer import SequenceClassificationScorer, encode_for_scoring
 
@@ -46,7 +53,7 @@ class ScorerTraining:
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
         num_trained_layers: train only the last so many layers and the score; ``None`` for all.
-        sign_weight: weight of the sign loss beside Bradley–Terry.
+        sign_weight: weight of the sign loss relative to Bradley–Terry.
         centre_weight: weight of (s_higher + s_lower)², which keeps scores near zero where no
             answer has a sign.
     """
@@ -74,7 +81,7 @@ def fit_scorer(
     *,
     settings: ScorerTraining | None = None,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> tuple[SequenceClassificationScorer, dict[str, float]]:
     """Train a one-output scorer from a causal LM (or a sequence classifier) on pairs.
 
@@ -96,15 +103,16 @@ def fit_scorer(
     """
     settings = settings or ScorerTraining()
     with quiet_transformers(), seeded(seed), tempfile.TemporaryDirectory() as folder:
+        # The trainer draws from the global generators, which is why `seeded` is here, and asks for a folder.
         model, tokenizer = _load_backbone(backbone)
         _freeze(model, settings.num_trained_layers)
         trainer: Any = _SignedRewardTrainer(
-            model=model,
+            model=cast(PreTrainedModel, model),
             args=_trainer_arguments(folder, settings, seed, signed=_signed(pairs)),
             train_dataset=_dataset(tokenizer, pairs, settings),
-            processing_class=tokenizer,
-            data_collator=_SignedCollator(pad_token_id=tokenizer.pad_token_id),
-            callbacks=[] if on_progress is None else [_Progress(on_progress)],
+            processing_class=cast(PreTrainedTokenizerBase, tokenizer),
+            data_collator=_SignedCollator(pad_token_id=pad_with_end(tokenizer)),
+            callbacks=[StepProgress(on_progress)],
         )
         trainer.sign_weight = settings.sign_weight
         trainer.remove_callback(PrinterCallback)
@@ -128,15 +136,18 @@ class _SignedRewardTrainer(RewardTrainer):
 
     def compute_loss(
         self,
-        model: Any,
-        inputs: dict[str, Any],
+        model: nn.Module,
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ModelOutput]:
         """Bradley–Terry plus the mean sign loss over the labelled answers."""
+        # The model takes no such argument.
         signs = inputs.pop("signs")
-        parent = cast(Any, super())
-        loss, outputs = parent.compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = cast(
+            "tuple[Tensor, ModelOutput]",
+            super().compute_loss(model, inputs, True, num_items_in_batch),
+        )
         labelled = signs != 0
         if self.sign_weight > 0.0 and bool(labelled.any()):
             scores = outputs.logits.squeeze(-1)[labelled]
@@ -144,66 +155,56 @@ class _SignedRewardTrainer(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _send_telemetry(self) -> None:
-        """Send nothing: what is trained here is nobody's business."""
+        """Send nothing: training is private."""
 
 
 class _SignedCollator(DataCollatorForPreference):
     """Adds the signs [2 × pairs], in the order of the input rows: higher answers, then lower."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = cast(Any, super()).torch_call(examples)
-        signs = [row["chosen_sign"] for row in examples] + [
+        batch = super().torch_call(examples)
+        signs: list[int] = [row["chosen_sign"] for row in examples] + [
             row["rejected_sign"] for row in examples
         ]
         batch["signs"] = torch.tensor(signs, dtype=torch.float32)
         return batch
 
 
-class _Progress(TrainerCallback):
-    def __init__(self, on_progress: Callable[[int, int], None]) -> None:
-        self._on_progress = on_progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._on_progress(int(state.global_step), int(state.max_steps))
-
-
-def _load_backbone(backbone: str | Path) -> tuple[Any, Any]:
+def _load_backbone(backbone: str | Path) -> tuple[LanguageModel, Tokenizer]:
     require_checkpoint(backbone, "backbone")
     try:
-        tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(backbone))
-        model: Any = cast(Any, AutoModelForSequenceClassification).from_pretrained(
-            str(backbone), num_labels=1, dtype=torch.float32, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = load_tokenizer(str(backbone))
+        model, _ = load_classifier(str(backbone), num_labels=1)  # a causal LM lacks the score
+    except LOAD_ERRORS as error:
         raise InputError(f"backbone {backbone}: cannot be read: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+    model.config.get_text_config().pad_token_id = pad_with_end(tokenizer)
+    layer = score_layer(model)
+    if layer is None:
         raise InputError(
             f"backbone {backbone}: {type(model).__name__} has no linear layer `score`; give a"
             " causal LM or a decoder-style sequence classifier"
         )
-    torch.nn.init.zeros_(model.score.weight)
+    torch.nn.init.zeros_(layer.weight)
     return model, tokenizer
 
 
-def _freeze(model: Any, num_trained_layers: int | None) -> None:
+def _freeze(model: LanguageModel, num_trained_layers: int | None) -> None:
     """Leave only the last layers, the final norm and the score trainable."""
     if num_trained_layers is None:
         return
-    layers = getattr(model.base_model, "layers", None)
+    layers = decoder_layers(model)
     if layers is None or not 0 <= num_trained_layers <= len(layers):
         depth = "none" if layers is None else len(layers)
         raise InputError(
             f"num_trained_layers: {num_trained_layers}; the backbone's layers number {depth}"
         )
+    # The embeddings too: they are most of a small model, and below all that is trained.
     frozen = [model.get_input_embeddings(), *layers[: len(layers) - num_trained_layers]]
     for module in frozen:
         module.requires_grad_(False)
 
 
-def _dataset(tokenizer: Any, pairs: ResponsePairs, settings: ScorerTraining) -> Dataset:
+def _dataset(tokenizer: Tokenizer, pairs: ResponsePairs, settings: ScorerTraining) -> Dataset:
     """TRL's tokenized preference format, with exactly the ids that scoring will read."""
     higher = encode_for_scoring(tokenizer, pairs.prompts, pairs.higher, settings.max_tokens)
     lower = encode_for_scoring(tokenizer, pairs.prompts, pairs.lower, settings.max_tokens)
@@ -233,11 +234,14 @@ def _trainer_arguments(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share,
         weight_decay=settings.weight_decay,
+        # Signs fix the zero; without them it would drift, as comparisons leave it free.
         center_rewards_coefficient=None if signed else settings.centre_weight,
+        # Rows are cut by `encode_for_scoring` already, from the side that scoring cuts.
         max_length=None,
         train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         activation_checkpointing=False,
+        # TRL's default is bfloat16, in which scores that are close tie.
         bf16=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_strategy="no",

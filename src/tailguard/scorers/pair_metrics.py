@@ -26,7 +26,7 @@ def pair_metrics(
         errors against right answers: ``spread_auroc`` (of the spread alone; it grows with the
         distance between two answers, as the margin does, so it may well lie below ½),
         ``doubt_auroc`` (of the spread in units of the mean margin) and ``confidence_auroc`` (of
-        plain doubt, minus the absolute mean margin). ``num_pairs`` counts. Figures of the spread
+        plain uncertainty, minus the absolute mean margin). ``num_pairs`` counts. Figures of the spread
         are NaN for a single member.
 
     Raises:
@@ -36,10 +36,12 @@ def pair_metrics(
         raise InputError(f"scores: {higher.shape} and {lower.shape}; both must be [n, members]")
     margins = higher - lower
     mean = margins.mean(axis=1)
-    doubt = spread(margins)
+    deviation = spread(margins)
     probability = special.expit(margins).mean(axis=1)
     confidence = np.maximum(probability, 1.0 - probability)
+    # Half a point for a tie, as a coin would get.
     right = np.where(probability == 0.5, 0.5, probability > 0.5)
+    # Binned errors are positive even for a perfect scorer; the simulation says by how much.
     simulated = [
         calibration_error(confidence, generator.random(len(confidence)) < confidence)
         for _ in range(200)
@@ -48,9 +50,9 @@ def pair_metrics(
         "accuracy": float(np.where(mean == 0.0, 0.5, mean > 0.0).mean()),
         "ece": calibration_error(confidence, right),
         "ece_noise": float(np.mean(simulated)),
-        "spread": float(doubt.mean()),
-        "spread_auroc": area_under_roc(doubt, mean < 0.0),
-        "doubt_auroc": area_under_roc(doubt / np.maximum(np.abs(mean), 1e-12), mean < 0.0),
+        "spread": float(deviation.mean()),
+        "spread_auroc": area_under_roc(deviation, mean < 0.0),
+        "doubt_auroc": area_under_roc(deviation / np.maximum(np.abs(mean), 1e-12), mean < 0.0),
         "confidence_auroc": area_under_roc(-np.abs(mean), mean < 0.0),
         "num_pairs": float(len(mean)),
     }
@@ -70,6 +72,7 @@ def area_under_roc(values: np.ndarray, positive: np.ndarray) -> float:
     num_negative = len(positive) - num_positive
     if num_positive == 0 or num_negative == 0:
         return float("nan")
+    # Mann–Whitney: average ranks count ties half.
     ranks = stats.rankdata(values)
     excess = float(ranks[positive].sum()) - num_positive * (num_positive + 1) / 2
     return excess / (num_positive * num_negative)

@@ -92,6 +92,7 @@ class ResponsePairs:
     def prompt_index(self) -> np.ndarray:
         """One number per pair [n], equal exactly where the prompts are equal."""
         seen: dict[str, int] = {}
+        # By content, because equal prompts may be different objects (chats are lists of dicts).
         numbers = [seen.setdefault(prompt_id(prompt), len(seen)) for prompt in self.prompts]
         return np.array(numbers, dtype=np.int64)
 
@@ -109,6 +110,7 @@ class ResponsePairs:
         num_prompts = int(index.max()) + 1
         if num_prompts < 2:
             raise InputError("pairs: a split by prompt needs at least two different prompts")
+        # Neither part may be empty, however small the share.
         num_held_out = min(max(1, round(share * num_prompts)), num_prompts - 1)
         held_out = np.isin(index, generator.permutation(num_prompts)[:num_held_out])
         return self.take(np.flatnonzero(~held_out)), self.take(np.flatnonzero(held_out))

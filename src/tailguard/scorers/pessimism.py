@@ -111,7 +111,7 @@ class PessimisticCost:
 
         Raises:
             ScoreError: a score that is not finite.
-            InputError: a scorer of a single member beside pessimism > 0.
+            InputError: a scorer of a single member with pessimism > 0.
         """
         return self.combine(self.scorer.score(prompts, responses))[:, None]
 
@@ -123,7 +123,7 @@ class PessimisticCost:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the scorers say of n answers; every field float64 [n].
+    """Scores of n answers; every field float64 [n].
 
     Attributes:
         reward: mean of the reward ensemble.
@@ -152,8 +152,9 @@ class ScorerPair:
 
         Raises:
             ScoreError: a score that is not finite.
-            InputError: a cost scorer of a single member beside pessimism > 0.
+            InputError: a cost scorer of a single member with pessimism > 0.
         """
+        # Checked before means are taken, because a NaN member would hide in none of them.
         reward = require_finite(self.reward.score(prompts, responses), "reward")
         cost = self.cost.scorer.score(prompts, responses)
         return Scores(

@@ -43,9 +43,11 @@ class ScoreMap:
 
     def __call__(self, scores: Float[np.ndarray, "n members"]) -> Float[np.ndarray, "n members"]:
         """Scores in the new units."""
+        # Members differ by an arbitrary constant each, which would pass for spread.
         raw = scores - self.offsets
         slopes = np.diff(self.values) / np.diff(self.knots)
         inside = np.interp(raw, self.knots, self.values)
+        # np.interp is flat outside the knots, which would cap exactly the worst costs.
         below = slopes[0] * np.minimum(raw - self.knots[0], 0.0)
         above = slopes[-1] * np.maximum(raw - self.knots[-1], 0.0)
         return inside + below + above

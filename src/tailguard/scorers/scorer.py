@@ -9,21 +9,22 @@ reads the ensemble's mean.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
-from tailguard.models.policy import render_chat
+from tailguard.models.chat_text import render_chat
+from tailguard.models.library import LanguageModel, Tokenizer, score_layer, special_token_id
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores answers. The mean over members is the score, their spread the epistemic doubt."""
+    """Scores answers. The mean over members is the score; their spread says how uncertain it is."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Scores, float64 [n, members], one row per (prompt, response)."""
@@ -47,7 +48,7 @@ def require_finite(scores: np.ndarray, name: str = "scores") -> np.ndarray:
 
 
 def encode_for_scoring(
-    tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
 ) -> list[list[int]]:
     """Token ids as the scorer reads them, at most ``max_tokens`` each.
 
@@ -66,6 +67,7 @@ def encode_for_scoring(
         return []
     if tokenizer.chat_template is not None:
         texts = [render_chat(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
+        # The template writes its own special tokens; a second set would shift every score.
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
     else:
         plain = [
@@ -73,6 +75,7 @@ def encode_for_scoring(
             for p in prompts
         ]
         encoded = tokenizer(plain, list(responses), verbose=False)
+    # The end is kept: the answer stands there, and the pooled state is the last token's.
     return [ids[-max_tokens:] for ids in encoded["input_ids"]]
 
 
@@ -93,23 +96,26 @@ class SequenceClassificationScorer:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
         *,
         heads: Float[Tensor, "members hidden"] | None = None,
         max_tokens: int | None = None,
         batch_tokens: int = 8192,
     ) -> None:
         require_one_output(model)
-        if tokenizer.pad_token_id is None:
+        pad = special_token_id(tokenizer, "pad")
+        if pad is None:
             raise InputError("tokenizer: has no pad token; set tokenizer.pad_token")
         if heads is not None:
             _require_fitting(model, heads)
             heads = heads.to(device=model.device, dtype=torch.float32)
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        # Classifiers find the last token by this id, and some checkpoints leave it unset.
+        model.config.get_text_config().pad_token_id = pad
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.heads = heads
+        # A longer input would index past the positions that the model has.
         longest = _context_length(model, tokenizer)
         self.max_tokens = min(max_tokens or longest, longest)
         self.batch_tokens = batch_tokens
@@ -128,6 +134,7 @@ class SequenceClassificationScorer:
         """
         if self.heads is not None:
             features = torch.as_tensor(self.features(prompts, responses))
+            # In float64: members differ by little, and their spread is a difference of such scores.
             scores = (features @ self.heads.double().cpu().T).numpy()
         else:
             scores = self._run(prompts, responses, pooled=False)
@@ -138,7 +145,7 @@ class SequenceClassificationScorer:
 
         Pooled as in `pool_last`.
         """
-        _require_score_layer(self.model)
+        require_score_layer(self.model)
         return self._run(prompts, responses, pooled=True)
 
     @torch.inference_mode()
@@ -151,6 +158,7 @@ class SequenceClassificationScorer:
         for rows in _length_batches([len(ids) for ids in encoded], self.batch_tokens):
             batch = self.tokenizer.pad(
                 {"input_ids": [encoded[row] for row in rows]},
+                # On the right, as the pooling rule below expects.
                 padding_side="right",
                 return_tensors="pt",
             ).to(self.model.device)
@@ -162,7 +170,9 @@ class SequenceClassificationScorer:
         return out
 
 
-def pool_last(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "n hidden"]:
+def pool_last(
+    model: LanguageModel, input_ids: Tensor, attention_mask: Tensor
+) -> Float[Tensor, "n hidden"]:
     """Final hidden state at each row's last token whose id is not the pad token's.
 
     The rule of transformers' sequence classifiers, so that a head here and ``model.score`` read
@@ -172,11 +182,12 @@ def pool_last(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Float[Te
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
     real = input_ids != model.config.get_text_config().pad_token_id
+    # argmax of position × real: the last real token, 0 for a row of pads alone.
     last = (torch.arange(real.shape[1], device=real.device) * real).argmax(dim=1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
-def require_one_output(model: Any) -> None:
+def require_one_output(model: LanguageModel) -> None:
     """Raise `InputError` unless the model has exactly one output."""
     num_labels = getattr(model.config, "num_labels", None)
     if num_labels != 1:
@@ -188,6 +199,7 @@ def require_one_output(model: Any) -> None:
 
 def _length_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
     """Rows in order of length, cut so that each padded batch stays within ``batch_tokens``."""
+    # Longest first: the first batch is the largest, so memory fails at once or never.
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
     while start < len(order):
@@ -196,23 +208,26 @@ def _length_batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]
         start += size
 
 
-def _context_length(model: Any, tokenizer: Any) -> int:
+def _context_length(model: LanguageModel, tokenizer: Tokenizer) -> int:
     """The smaller of what the model's positions and the tokenizer allow."""
+    # Models without learned positions name no limit; 2048 tokens are enough to judge by.
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(int(positions or 2048), int(tokenizer.model_max_length))
 
 
-def _require_score_layer(model: Any) -> None:
-    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+def require_score_layer(model: LanguageModel) -> nn.Linear:
+    """The layer that ensemble heads replace; raises `InputError` where the model has none."""
+    layer = score_layer(model)
+    if layer is None:
         raise InputError(
             f"model: {type(model).__name__} has no linear layer `score`; ensemble heads need a"
             " decoder-style sequence classifier"
         )
+    return layer
 
 
-def _require_fitting(model: Any, heads: Tensor) -> None:
-    _require_score_layer(model)
-    hidden = int(model.score.in_features)
+def _require_fitting(model: LanguageModel, heads: Tensor) -> None:
+    hidden = int(require_score_layer(model).in_features)
     if heads.ndim != 2 or heads.shape[1] != hidden or heads.shape[0] < 1:
         raise InputError(
             f"heads: shape {tuple(heads.shape)}; the model's hidden size needs [members, {hidden}]"

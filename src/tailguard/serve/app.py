@@ -20,6 +20,7 @@ from tailguard.serve.completion import chat_completion, chat_events
 from tailguard.serve.fail_closed import GuardedDecoder, answer_all
 from tailguard.serve.failures import (
     ApiError,
+    Json,
     bad_request,
     from_infeasible,
     from_input_error,
@@ -52,6 +53,7 @@ def create_app(
     Raises:
         InputError: an empty collection of keys, an empty key, or a negative ``max_queue``.
     """
+    # An empty list would otherwise read as "no check".
     if api_keys is not None and (len(api_keys) == 0 or not all(api_keys)):
         raise InputError("api_keys: empty; give at least one key, or None to check none")
     worker = Worker(decoder, max_queue=max_queue)
@@ -103,11 +105,11 @@ def _health(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-def _models(request: Request) -> dict[str, Any]:
+def _models(request: Request) -> Json:
     return {"object": "list", "data": [_card(request.app.state.model_name)]}
 
 
-def _model(name: str, request: Request) -> dict[str, Any]:
+def _model(name: str, request: Request) -> Json:
     _require_model(request, name)
     return _card(name)
 
@@ -117,12 +119,14 @@ async def _chat(request: Request, body: ChatRequest) -> Response:
     name = body.model
     _require_model(request, name)
     body.check_extras()
+    # Choices differ by their place in the list, from which their seeds come.
     prompts = [body.prompt()] * body.num_choices
     worker: Worker = request.app.state.worker
     decoder = worker.require_decoder()
     settings = body.settings(decoder, fresh_seed=secrets.randbits(62))
     try:
         answers = await worker.run(lambda: answer_all(decoder, prompts, settings))
+    # These are the caller's to mend and have their own responses.
     except (ApiError, InputError, InfeasibleError):
         raise
     except Exception as error:
@@ -144,7 +148,7 @@ def _require_model(request: Request, name: str) -> None:
         )
 
 
-def _card(name: str) -> dict[str, Any]:
+def _card(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "tailguard"}
 
 
@@ -175,6 +179,6 @@ def _as_api_error(error: Exception) -> ApiError:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    first = cast("dict[str, Any]", error.errors()[0])
+    first = cast(Json, error.errors()[0])
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     return bad_request(f"{place or 'body'}: {first['msg']}", param=place or None)

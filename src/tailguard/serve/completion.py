@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-Fields = Mapping[str, Any]
+from tailguard.serve.failures import Json
 
 
-def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
+def chat_completion(model: str, answers: Sequence[Json]) -> Json:
     """One completion with a choice for each answer.
 
-    ``tailguard`` stands in every choice, and the first choice's also beside them. ``usage`` counts
+    Every choice has its ``tailguard``; the first choice's is repeated at the top level. ``usage`` counts
     the tokens of all candidates, not of the served ones alone: they are what was computed.
     """
     choices = [
@@ -35,9 +34,7 @@ def chat_completion(model: str, answers: Sequence[Fields]) -> dict[str, Any]:
     }
 
 
-def chat_events(
-    model: str, answers: Sequence[Fields], *, with_usage: bool = False
-) -> Iterator[str]:
+def chat_events(model: str, answers: Sequence[Json], *, with_usage: bool = False) -> Iterator[str]:
     """Server-sent events of answers that were accepted before the first event is made.
 
     With usage, the last event carries it and no choice, and the others say that they have none.
@@ -53,8 +50,9 @@ def chat_events(
     yield "data: [DONE]\n\n"
 
 
-def _usage(answers: Sequence[Fields]) -> dict[str, int]:
+def _usage(answers: Sequence[Json]) -> dict[str, int]:
     """Tokens in OpenAI's terms; the answers are to one prompt, which is counted once."""
+    # Other implementations of a decoder may not count the prompt.
     prompt: int = answers[0].get("num_prompt_tokens", 0)
     generated = sum(answer["num_tokens_generated"] for answer in answers)
     return {
@@ -64,7 +62,7 @@ def _usage(answers: Sequence[Fields]) -> dict[str, int]:
     }
 
 
-def _header(model: str, kind: str) -> dict[str, Any]:
+def _header(model: str, kind: str) -> Json:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
@@ -73,15 +71,16 @@ def _header(model: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _delta(index: int, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+def _delta(index: int, delta: Json, finish_reason: str | None) -> Json:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-def _finish_reason(answer: Fields) -> str:
+def _finish_reason(answer: Json) -> str:
     if answer["abstained"]:
+        # OpenAI's word for an answer that was withheld, which clients already handle.
         return "content_filter"
     return "stop" if answer.get("finished", True) else "length"
 
 
-def _event(body: dict[str, Any]) -> str:
+def _event(body: Json) -> str:
     return f"data: {json.dumps(body, allow_nan=False)}\n\n"

@@ -11,13 +11,14 @@ from tailguard.data import Prompt
 from tailguard.decoding.acceptance import DEFAULT_FALLBACK
 from tailguard.decoding.answer import unscored_answer
 from tailguard.errors import ScoreError
+from tailguard.serve.failures import Json
 
 
 @runtime_checkable
 class GuardedAnswer(Protocol):
     """An answer whose risk was judged before it was handed out."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The fields of ``generate --json``."""
         ...
 
@@ -42,6 +43,7 @@ class GuardedDecoder(Protocol):
 def accepted_settings(decoder: GuardedDecoder) -> frozenset[str] | None:
     """The settings that ``generate`` takes by name; None where it takes any."""
     parameters = inspect.signature(decoder.generate).parameters.values()
+    # **kwargs take any name, so nothing can be refused beforehand.
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return frozenset(parameter.name for parameter in parameters)
@@ -54,9 +56,7 @@ def calibrated_values(decoder: GuardedDecoder, setting: str) -> set[float]:
     return {float(value) for value in found if value is not None}
 
 
-def answer_all(
-    decoder: GuardedDecoder, prompts: Sequence[Prompt], settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def answer_all(decoder: GuardedDecoder, prompts: Sequence[Prompt], settings: Json) -> list[Json]:
     """The fields of an answer to every prompt, failing closed.
 
     Where the decoder says that something could not be scored, or hands out an answer without a
@@ -65,6 +65,7 @@ def answer_all(
     try:
         answers = decoder.generate(prompts, **settings)
         fields = [answer.to_dict() for answer in answers]
+    # Only this: other errors are faults of the server, and get 503 instead of an answer.
     except ScoreError:
         return [_abstention(decoder) for _ in prompts]
     if len(fields) != len(prompts):
@@ -72,7 +73,7 @@ def answer_all(
     return [_finite(each) if _is_guarded(each) else _abstention(decoder) for each in fields]
 
 
-def _is_guarded(fields: Mapping[str, Any]) -> bool:
+def _is_guarded(fields: Json) -> bool:
     """Whether the answer is an abstention, or its cost is known."""
     if not isinstance(fields.get("text"), str):
         return False
@@ -82,16 +83,17 @@ def _is_guarded(fields: Mapping[str, Any]) -> bool:
         known = math.isfinite(fields["cost"]["mean"])
     except (KeyError, TypeError):
         return False
+    # Anything but a plain False is treated as no verdict.
     return known and fields.get("abstained") is False
 
 
-def _abstention(decoder: GuardedDecoder) -> dict[str, Any]:
+def _abstention(decoder: GuardedDecoder) -> Json:
     """The same fields as an abstention of the decoder's own, with the decoder's text."""
     return unscored_answer(_fallback(decoder)).to_dict()
 
 
 def _fallback(decoder: GuardedDecoder) -> str:
-    """The decoder's own fallback; one recipe gives all profiles the same, so any of them will do."""
+    """The decoder's own fallback; one recipe gives all profiles the same, so any will do."""
     profiles: Sequence[Any] = getattr(decoder, "profiles", ())
     texts = (getattr(profile.setting, "fallback", None) for profile in profiles)
     return next((text for text in texts if isinstance(text, str)), DEFAULT_FALLBACK)
@@ -100,7 +102,7 @@ def _fallback(decoder: GuardedDecoder) -> str:
 def _finite(value: Any) -> Any:
     """JSON has no infinities: an unknown bound is null."""
     if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
+        items = cast(Json, value).items()
         return {key: _finite(part) for key, part in items}
     if isinstance(value, float) and not math.isfinite(value):
         return None

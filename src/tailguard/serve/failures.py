@@ -7,6 +7,9 @@ from typing import Any
 
 from tailguard.errors import InfeasibleError, InputError
 
+Json = dict[str, Any]
+"""An object of JSON: what answers and responses are made of."""
+
 
 class ApiError(Exception):
     """A request that gets no answer.
@@ -17,7 +20,7 @@ class ApiError(Exception):
         kind: OpenAI's ``type``.
         code: OpenAI's ``code``, for programs.
         param: the field at fault, dotted.
-        details: more fields beside them.
+        details: further fields of the error.
         headers: HTTP headers of the response.
     """
 
@@ -29,7 +32,7 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         code: str | None = None,
         param: str | None = None,
-        details: dict[str, Any] | None = None,
+        details: Json | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -41,7 +44,7 @@ class ApiError(Exception):
         self.details = details or {}
         self.headers = headers or {}
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Json:
         """The response's JSON."""
         shape = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": shape | self.details}

@@ -30,7 +30,7 @@ def serve_decoder(
         load: gives the decoder that answers every request.
         host: address to listen on.
         port: port to listen on.
-        api_key_file: accepted keys, one a line; None to check none.
+        api_key_file: accepted keys, one per line; None to check none.
         model_name: what requests call the model.
 
     Raises:
@@ -67,6 +67,7 @@ def _bound(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         try:
+            # Otherwise a restart within a minute finds the address still taken.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except BaseException:
@@ -80,7 +81,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def read_api_keys(path: Path) -> list[str]:
-    """The keys in a file, one a line; empty lines and those starting with ``#`` are skipped.
+    """The keys in a file, one per line; empty lines and those starting with ``#`` are skipped.
 
     Raises:
         InputError: a file that cannot be read or holds no key.
@@ -91,5 +92,5 @@ def read_api_keys(path: Path) -> list[str]:
         raise InputError(f"api_key_file: {path} cannot be read: {error}") from error
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise InputError(f"api_key_file: {path} holds no key; write one a line")
+        raise InputError(f"api_key_file: {path} holds no key; write one per line")
     return keys

@@ -31,7 +31,7 @@ class Worker:
 
         Args:
             decoder: asked by every job.
-            max_queue: the most jobs that wait, beside the one that runs.
+            max_queue: the most jobs that wait, the running one not counted.
 
         Raises:
             InputError: a negative ``max_queue``.
@@ -40,9 +40,11 @@ class Worker:
             raise InputError(f"max_queue: {max_queue}; must be at least 0")
         self.decoder = decoder
         self._max_pending = max_queue + 1
+        # One: a model is not safe to call from two threads, and a GPU gains nothing.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
         self._lock = threading.Lock()
         self._num_pending = 0
+        # A guess until the first job is done; then a moving average.
         self._seconds_a_job = 1.0
         self._closed = False
 
@@ -62,7 +64,7 @@ class Worker:
         return self.decoder
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Wait for the job's result; a job that nobody waits for any more is not begun.
+        """Wait for the job's result; a job that was cancelled while it waited is not started.
 
         Raises:
             ApiError: 503 when closed, 429 when too many jobs wait.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tailguard.errors import InputError
+from tailguard.models.library import LanguageModel, open_peft
 from tailguard.models.policy import Policy, load_policy
 from tailguard.models.quiet import without_announcements
 from tailguard.models.random_state import seeded
@@ -47,17 +48,13 @@ def open_adapter(
     Raises:
         InputError: nothing there, or an adapter that is not one.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     policy = load_policy(base)
     if start_adapter is not None:
         if not (Path(start_adapter) / "adapter_config.json").is_file():
             raise InputError(f"start_adapter={str(start_adapter)!r}: no adapter_config.json there")
-        with without_announcements():
-            opened = cast(Any, PeftModel).from_pretrained(
-                policy.model, str(start_adapter), is_trainable=True
-            )
-        return replace(policy, model=opened)
+        return replace(policy, model=open_peft(policy.model, Path(start_adapter), trainable=True))
     if rank < 1:
         raise InputError(f"rank={rank}: give at least 1")
     names = {name.rpartition(".")[2] for name, _ in policy.model.named_modules()}
@@ -68,17 +65,19 @@ def open_adapter(
         target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
         task_type="CAUSAL_LM",
     )
+    # peft draws the first weights from the global generator.
     with seeded(seed), without_announcements():
         return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
 
 
-def save_adapter(model: Any, folder: Path) -> Path:
+def save_adapter(model: LanguageModel, folder: Path) -> Path:
     """Write a plain peft LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`.
 
     The same weights give the same bytes: the config's sets are sorted, and no model card is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))
+    # A generic model card, which says nothing of this adapter.
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

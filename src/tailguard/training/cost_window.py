@@ -41,5 +41,6 @@ class CostWindow:
             raise ScoreError(
                 "a cost is NaN or infinite; the tail of the window could not be estimated"
             )
+        # The newest are kept; a batch larger than the window fills it alone.
         kept = np.concatenate([self.costs, np.asarray(costs, dtype=np.float64)])[-self.capacity :]
         return CostWindow(self.capacity, kept)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.models.library import special_token_id
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
@@ -95,6 +96,7 @@ def distil(
     encode = _encoder(policy, prompts, responses, ended)
     rows: list[Row] = []
     for _ in range(settings.num_passes):
+        # Fresh draws in every pass: the gradient is unbiased over passes, at a few rows per prompt.
         counts = resample(law, settings.draws_per_prompt, generator)
         drawn = [encode(int(x), int(i), float(counts[x, i])) for x, i in np.argwhere(counts > 0)]
         drawn = [row for row in drawn if row.answer_ids]  # cut off before its first token
@@ -127,7 +129,9 @@ def resample(
     E counts = draws·weights, and each count is that number rounded up or down.
     """
     edges = np.minimum(np.cumsum(weights, axis=1) * draws, draws)
+    # Rounding must not lose the last draw.
     edges[:, -1] = draws
+    # One offset per prompt: the least noise that keeps counts unbiased.
     offset = generator.random((len(weights), 1))
     upto = np.ceil(edges - offset).astype(np.int64)
     return np.diff(upto, axis=1, prepend=0)
@@ -149,6 +153,7 @@ def _check_weights(
             )
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise InputError("weights must be finite and not negative")
+    # float32 weights of a bank sum to 1 within about 1e-6.
     if not np.allclose(array.sum(axis=1), 1.0, atol=1e-6):
         worst = int(np.abs(array.sum(axis=1) - 1).argmax())
         raise InputError(f"weights[{worst}] sums to {array[worst].sum():g}; rows must sum to 1")
@@ -162,7 +167,8 @@ def _encoder(
     ended: Bool[np.ndarray, "prompts samples"],
 ) -> Callable[[int, int, float], Row]:
     prompt_ids = tokenize_prompts(policy, prompts)
-    end = [policy.tokenizer.eos_token_id]
+    eos = special_token_id(policy.tokenizer, "eos")
+    end = [] if eos is None else [eos]
 
     def encode(x: int, i: int, count: float) -> Row:
         answer = cast(

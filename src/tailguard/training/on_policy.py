@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
+from datasets import Dataset
 from jaxtyping import Float
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.rloo_config import RLOOConfig
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.policy import Policy, render_prompt, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers, without_announcements
 from tailguard.models.random_state import seeded
+from tailguard.models.trainer_steps import Progress, StepProgress
 from tailguard.scorers.pessimism import pessimistic, require_pessimism
 from tailguard.scorers.scorer import Scorer
 from tailguard.training.adapters import (
@@ -28,7 +31,6 @@ from tailguard.training.adapters import (
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.pid import PID
 from tailguard.training.rloo import RiskConstrainedRLOOTrainer
-from tailguard.training.weighted_likelihood import Progress
 
 _PROMPT_ROW = "prompt_row"
 
@@ -125,7 +127,7 @@ def train_rloo(
     if len(prompts) < settings.prompts_per_step:
         raise InputError(
             f"{len(prompts)} prompts for prompts_per_step={settings.prompts_per_step}: "
-            "give more prompts, or take fewer a step"
+            "give more prompts, or take fewer per step"
         )
     start = time.perf_counter()
     with (
@@ -135,6 +137,7 @@ def train_rloo(
         tempfile.TemporaryDirectory() as scratch,
     ):
         policy = open_adapter(base, start_adapter, rank=settings.rank, seed=settings.seed)
+        # What is too long is refused now, and not at the step that draws it.
         tokenize_prompts(policy, prompts, settings.max_new_tokens)
         recorder = _Recorder(on_progress)
         trainer: Any = RiskConstrainedRLOOTrainer(
@@ -155,14 +158,13 @@ def train_rloo(
     return TrainedAdapter(path, recorder.curve, time.perf_counter() - start)
 
 
-def _arguments(settings: RLOOSettings, scratch: str) -> Any:
-    from trl.trainer.rloo_config import RLOOConfig
-
+def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:
     answers = settings.prompts_per_step * settings.num_generations
     return RLOOConfig(
         output_dir=scratch,
         beta=settings.kl_coef,
         max_steps=settings.num_steps,
+        # One optimiser step per generated batch: λ then moves as often as the policy.
         per_device_train_batch_size=answers,
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
@@ -176,18 +178,18 @@ def _arguments(settings: RLOOSettings, scratch: str) -> Any:
         bf16=False,
         activation_checkpointing=False,
         dataloader_pin_memory=False,
+        # With dropout, π at sampling and π at the step are different policies.
         disable_dropout=True,
     )
 
 
-def _dataset(policy: Policy, prompts: Sequence[Prompt]) -> Any:
+def _dataset(policy: Policy, prompts: Sequence[Prompt]) -> Dataset:
     """Chats where the tokenizer has a template, else the text that the policy continues."""
-    from datasets import Dataset
-
     if policy.tokenizer.chat_template is None:
-        rows: list[Any] = [render_prompt(policy.tokenizer, prompt) for prompt in prompts]
+        rows: list[Prompt] = [render_prompt(policy.tokenizer, prompt) for prompt in prompts]
     else:
         rows = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    # By row number, as TRL hands on prompts rendered, and scorers read them as given.
     columns = {"prompt": rows, _PROMPT_ROW: list(range(len(rows)))}
     return cast(Any, Dataset).from_dict(columns)
 
@@ -213,7 +215,7 @@ def combine_members(
 
     Raises:
         ScoreError: another shape, or a score that is not finite.
-        InputError: a single member beside pessimism > 0.
+        InputError: a single member with pessimism > 0.
     """
     if members.ndim != 2 or members.shape[0] != num_answers or members.shape[1] < 1:
         raise ScoreError(
@@ -225,17 +227,22 @@ def combine_members(
     return pessimistic(members.astype(np.float64), pessimism)
 
 
-class _Recorder(TrainerCallback):
-    """Collects one dict a step, under short names."""
+class _Recorder(StepProgress):
+    """Collects one dict per step, under short names."""
 
     names: ClassVar = {"risk/mean_reward": "reward", "risk/mean_cost": "cost", "kl": "kl"}
 
     def __init__(self, on_progress: Progress | None) -> None:
+        super().__init__(on_progress)
         self.curve: list[dict[str, float]] = []
-        self._on_progress = on_progress
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         if not logs or "reward" not in logs:
             return  # the summary at the end
@@ -249,7 +256,3 @@ class _Recorder(TrainerCallback):
         if "kl" in row:
             row["kl"] *= length  # TRL's is per token
         self.curve.append(row)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._on_progress is not None:
-            self._on_progress(int(state.global_step), int(state.max_steps))

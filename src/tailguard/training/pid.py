@@ -86,12 +86,15 @@ class PID:
             )
         if not (math.isfinite(scale) and scale >= 0):
             raise InputError(f"scale={scale}: give a finite number of at least 0")
+        # No derivative before there are two violations, and none for a falling one.
         rise = 0.0 if math.isnan(state.violation) else max(violation - state.violation, 0.0)
         swing = scale * (self.proportional * violation + self.derivative * rise)
         integral = state.integral + scale * self.integral * violation
         if violation > 0:
+            # Up to where λ meets its ceiling, but never below where the integral already was.
             integral = min(integral, max(state.integral, self.ceiling - swing))
         else:
+            # In the same way, down to where λ meets 0.
             integral = max(integral, min(state.integral, -swing))
         integral = min(max(integral, 0.0), self.ceiling)
         return PIDState(min(max(integral + swing, 0.0), self.ceiling), integral, violation)
@@ -102,12 +105,13 @@ def newton_scale(penalty_variance: float, cost_variance: float, kl_coef: float) 
 
     For the tilt π ∝ π_ref exp((r − λφ)/β), dE φ/dλ = −Var φ/β, so gains given in these units need
     no tuning when costs or rewards change their scale. A batch whose tail is empty has Var φ near 0;
-    Var C stands in for it. No variance at all means no evidence: the step is 0.
+    Var C is used instead. No variance at all means no evidence: the step is 0.
 
     Args:
         penalty_variance: Var φ_ν(C) over recent answers, in cost units squared.
         cost_variance: Var C over the same.
         kl_coef: β; at 0 there is no tilt and the scale is 1 / Var φ.
     """
+    # The larger variance gives the shorter step: safe where the tail happens to be empty.
     variance = max(penalty_variance, cost_variance)
     return (kl_coef if kl_coef > 0 else 1.0) / variance if variance > 0 else 0.0

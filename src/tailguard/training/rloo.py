@@ -6,11 +6,11 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
@@ -28,6 +28,16 @@ from tailguard.training.pid import PID
 
 DUAL_STATE_NAME = "dual_state.json"
 _TAIL_ANSWERS = 10  # fewer in the tail estimate nothing
+
+
+@runtime_checkable
+class _TRL(Protocol):
+    """What TRL's trainer keeps and does not type."""
+
+    accelerator: Any
+    model: Any
+    reward_func_names: list[str]
+    reward_weights: Tensor
 
 
 class RiskConstrainedRLOOTrainer(RLOOTrainer):
@@ -79,47 +89,55 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         Raises:
             InputError: settings that break the method, or constraints without costs or thresholds.
         """
+        # TRL knows one list of functions: rewards first, then costs, which become penalties.
         rewards, costs = _as_list(reward_funcs), _as_list(cost_funcs)
         pid: PID = trl_arguments.pop("pid", None) or PID()
         window_size: int | None = trl_arguments.pop("window_size", None)
+        # Copied: the caller's arguments stay as they were.
         args = RLOOConfig("rloo") if args is None else copy.copy(args)
         _check_arguments(args)
         planned = _planned(constraints, thresholds, multipliers, len(costs))
         if args.reward_weights is not None:
             args.reward_weights = [*args.reward_weights, *([1.0] * len(costs))]
         super().__init__(model, [*rewards, *costs], args=args, **trl_arguments)
-        names: list[str] = cast(Any, self).reward_func_names
+        names = self._trl.reward_func_names
         self.num_rewards = len(rewards)
+        # TRL logs what it sums, and after `_calculate_rewards` that is a penalty, not a cost.
         names[len(rewards) :] = [f"penalty/{name}" for name in names[len(rewards) :]]
         self._use_base_as_reference()
-        size = window_size or _window_size(planned, int(cast(Any, args).generation_batch_size))
+        size = window_size or _window_size(planned, int(args.generation_batch_size or 1))
         self.dual = Dual(planned, len(costs), float(args.beta), size, pid)
         self.dual_state = self.dual.init()
 
+    @property
+    def _trl(self) -> _TRL:
+        """This trainer as the parts of TRL's that carry no types."""
+        return cast(_TRL, self)
+
     def _use_base_as_reference(self) -> None:
         """Drop the copy of a starting adapter that TRL would hold π against."""
-        trainer = cast(Any, self)
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = self._trl.accelerator.unwrap_model(self._trl.model)
         if "ref" in getattr(model, "peft_config", {}):
             model.delete_adapter("ref")
 
     def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+        self, inputs: object, prompts: object, completions: object, completion_ids_list: object
     ) -> Tensor:
         """The gathered matrix [answers, functions], costs turned into penalties.
 
         Raises:
             ScoreError: an entry is NaN or infinite; on every process, for the matrix is gathered.
         """
-        parent = cast(Any, super())
-        scores: Tensor = parent._calculate_rewards(
+        scores: Tensor = cast(Any, super())._calculate_rewards(
             inputs, prompts, completions, completion_ids_list
         )
-        _require_scored(scores, cast(Any, self).reward_func_names)
+        _require_scored(scores, self._trl.reward_func_names)
         costs = scores[:, self.num_rewards :].double().cpu().numpy()
         shaped = torch.as_tensor(self.dual.shape(self.dual_state, costs))
         matrix = torch.cat([scores[:, : self.num_rewards], shaped.to(scores)], dim=1)
-        if cast(Any, self).model.training:
+        # Evaluation batches are of other prompts; λ must not learn from them.
+        if self._trl.model.training:
+            # Shaped with the λ before the update: the batch that sets λ is not judged by it.
             used = self.dual_state
             self.dual_state = self.dual.update(used, costs)
             self._log_figures(used, scores, costs)
@@ -130,21 +148,23 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         figures = self.dual.figures(self.dual_state)
         before = self.dual.figures(used)
         figures |= {name: before[name] for name in before if name.startswith("multiplier")}
-        weights = cast(Any, self).reward_weights[: self.num_rewards].to(scores)
+        weights = self._trl.reward_weights[: self.num_rewards].to(scores)
         figures["mean_reward"] = float((scores[:, : self.num_rewards] @ weights).mean())
         for j in range(costs.shape[1]):
             figures[numbered("mean_cost", j, costs.shape[1])] = float(costs[:, j].mean())
         for name, value in figures.items():
             cast(Any, self)._metrics["train"][f"risk/{name}"].append(value)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         cast(Any, super())._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if cast(Any, self).is_world_process_zero():
+        if self.is_world_process_zero():
             text = json.dumps(state_to_json(self.dual_state))
             (folder / DUAL_STATE_NAME).write_text(text, encoding="utf-8")
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         """As TRL, and λ with it.
 
         Raises:
@@ -155,7 +175,7 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
             raise InputError(f"{path} is not there: this checkpoint cannot be resumed safely")
         values = json.loads(path.read_text(encoding="utf-8"))
         self.dual_state = state_from_json(values, self.dual.init())
-        cast(Any, super())._load_from_checkpoint(resume_from_checkpoint, model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
@@ -171,8 +191,8 @@ def _require_scored(scores: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def _check_arguments(args: Any) -> None:
-    refused: dict[str, Any] = {
+def _check_arguments(args: RLOOConfig) -> None:
+    refused: dict[str, tuple[object, str]] = {
         "normalize_advantages": (False, "it divides λ by the spread of each batch"),
         "reward_clip_range": (None, "it cuts the tail that is being limited"),
         "mask_truncated_completions": (False, "harm in a cut-off answer would move nothing"),
@@ -182,10 +202,10 @@ def _check_arguments(args: Any) -> None:
         "min_p": (None, "the tail must be that of the policy itself"),
         "repetition_penalty": (1.0, "the tail must be that of the policy itself"),
     }
-    if args.generation_kwargs:
+    given: object = cast(Any, args).generation_kwargs
+    if given:
         raise InputError(
-            f"generation_kwargs={args.generation_kwargs}: leave it out; the tail must be that of"
-            " the policy itself"
+            f"generation_kwargs={given}: leave it out; the tail must be that of the policy itself"
         )
     for name, (needed, reason) in refused.items():
         if getattr(args, name) != needed:
@@ -238,4 +258,5 @@ def _per_constraint(name: str, values: Any, count: int) -> list[Any]:
 def _window_size(planned: Sequence[PlannedConstraint], batch: int) -> int:
     """Four batches, or as many costs as put ten in the smallest tail."""
     tails = [constraint.limit.measure.smallest_tail for constraint in planned]
+    # Four batches smooth λ; ten answers in the tail is where its mean begins to mean something.
     return max([4 * batch, *(int(np.ceil(_TAIL_ANSWERS / tail)) for tail in tails)])

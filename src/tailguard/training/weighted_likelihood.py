@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from tailguard.models.library import LanguageModel
 from tailguard.models.policy import Policy, pad_left
-
-Progress = Callable[[int, int], None]
+from tailguard.models.trainer_steps import Progress, StepProgress
 
 
 class Row(NamedTuple):
@@ -53,14 +59,16 @@ def collate(rows: Sequence[Row], pad_token_id: int) -> Batch:
     )
 
 
-def answer_log_probs(model: Any, batch: Batch) -> Float[Tensor, " rows"]:
+def answer_log_probs(model: LanguageModel, batch: Batch) -> Float[Tensor, " rows"]:
     """Σ_t log π(y_t | x, y_<t) of each row; only the answers' columns meet the output layer."""
     columns = batch.answer_mask.shape[1]
+    # Counted from each row's own first token, as the pads stand on the left.
     positions = (batch.mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = model(
         input_ids=batch.token_ids,
         attention_mask=batch.mask.long(),
         position_ids=positions,
+        # One more than the answer: its first token is predicted from the prompt's last.
         logits_to_keep=columns + 1,
         use_cache=False,
     ).logits[:, :-1]
@@ -80,6 +88,7 @@ def order_by_length(
     """
     order = generator.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
+    # The short batch is drawn at random, so that the longest rows are not always in it.
     spare = generator.choice(len(order), len(order) % batch_size, replace=False)
     full = np.delete(order, spare).reshape(-1, batch_size)
     return np.concatenate([generator.permutation(full).ravel(), order[spare]])
@@ -92,7 +101,7 @@ class WeightedLikelihoodTrainer(Trainer):
     so that neither the objective nor the size of a step depends on them.
 
     Attributes:
-        curve: one dict a step: step, loss (nats per token), learning_rate.
+        curve: one dict per step: step, loss (nats per token), learning_rate.
     """
 
     loss_scale: float = 1.0
@@ -100,31 +109,36 @@ class WeightedLikelihoodTrainer(Trainer):
 
     def compute_loss(
         self,
-        model: Any,
-        inputs: Any,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
         """The weighted loss; other arguments as in Trainer."""
         del return_outputs, num_items_in_batch
         batch = Batch(**inputs)
-        return -self.loss_scale * (batch.weights * answer_log_probs(model, batch)).mean()
+        return (
+            -self.loss_scale
+            * (batch.weights * answer_log_probs(cast(LanguageModel, model), batch)).mean()
+        )
 
 
-class _Recorder(TrainerCallback):
+class _Recorder(StepProgress):
     def __init__(self, curve: list[dict[str, float]], on_progress: Progress | None) -> None:
-        self._curve, self._on_progress = curve, on_progress
+        super().__init__(on_progress)
+        self._curve = curve
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         if logs and "loss" in logs:
             kept = {name: float(logs[name]) for name in ("loss", "learning_rate")}
             self._curve.append({"step": float(state.global_step), **kept})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._on_progress is not None:
-            self._on_progress(int(state.global_step), int(state.max_steps))
 
 
 def weighted_likelihood_trainer(
@@ -154,8 +168,10 @@ def weighted_likelihood_trainer(
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
+        # A twentieth: Adam's variance estimates need a few steps, and more would be wasted.
         warmup_steps=num_steps // 20,
         num_train_epochs=1,
+        # Rows come in the order of `order_by_length`.
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         logging_steps=1,
@@ -168,13 +184,13 @@ def weighted_likelihood_trainer(
     curve: list[dict[str, float]] = []
     pad = policy.pad_token_id
     trainer = WeightedLikelihoodTrainer(
-        model=policy.model,
+        model=cast(nn.Module, policy.model),
         args=arguments,
         train_dataset=cast(Any, list(rows)),
         data_collator=lambda part: collate(part, pad)._asdict(),
         callbacks=[_Recorder(curve, on_progress)],
     )
-    cast(Any, trainer).remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)
     mean_weight = float(np.mean([row.weight for row in rows]))
     mean_length = float(np.mean([len(row.answer_ids) for row in rows]))
     trainer.loss_scale = 1.0 / (mean_weight * mean_length)

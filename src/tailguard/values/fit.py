@@ -84,6 +84,7 @@ def fit_process_heads(
     """
     settings = settings or ValueFitting()
     index: Tensor = cast(Any, torch).unique(outcomes.prompt_index, return_inverse=True)[1]
+    # By prompts: prefixes of one answer are nearly copies of each other.
     held_out = _held_out_rows(index, settings.validation_share, generator)
     train, validation = outcomes.take(~held_out), outcomes.take(held_out)
     heads = ProcessHeads(
@@ -97,6 +98,7 @@ def fit_process_heads(
     )
     start_at_marginal(heads, train)
     weights = bootstrap_weights(np.asarray(index), settings.num_members, generator)
+    # All members stop by the same validation rows, so only training rows are weighted.
     weights = weights.T[~held_out].float().contiguous()
     num_epochs = _train(heads, train, validation, weights, settings, generator, on_progress)
     metrics = value_metrics(heads, train, validation)
@@ -114,7 +116,9 @@ def _train(
 ) -> int:
     """Adam; each time the validation loss stalls, back to the best weights with a smaller step."""
     optimizer: Any = torch.optim.Adam(heads.parameters(), lr=settings.learning_rate)
+    # Members are held to their own starts: where no row speaks, they keep disagreeing.
     anchors = [parameter.detach().clone() for parameter in heads.parameters()]
+    # Per row, so that the pull counts as much as that many rows at any size of bank.
     pull = settings.anchor_weight / len(train)
     best, best_loss, best_epoch = copy.deepcopy(heads.state_dict()), float("inf"), 0
     stalled, num_cuts = 0, 0
@@ -122,6 +126,7 @@ def _train(
         order: Any = torch.randperm(len(train), generator=generator)
         for rows in order.split(settings.batch_size):
             losses = value_losses(heads, train.take(rows))
+            # Members share no weights but the features; a sum leaves each its own step size.
             loss = (losses * weights[rows]).mean(dim=0).sum()
             for parameter, anchor in zip(heads.parameters(), anchors, strict=True):
                 loss = loss + 0.5 * pull * (parameter - anchor).square().sum()
@@ -138,6 +143,7 @@ def _train(
             continue
         stalled += 1
         if stalled == settings.patience:
+            # The last cut brought nothing either.
             if num_cuts == settings.num_cuts:
                 break
             stalled, num_cuts = 0, num_cuts + 1
@@ -152,6 +158,7 @@ def _held_out_rows(index: Tensor, share: float, generator: torch.Generator) -> T
     num_prompts = int(index.max()) + 1
     if num_prompts < 2:
         raise InputError("prompt_index: one prompt only; heads need at least two to be judged")
+    # At least one prompt on either side.
     num_held_out = min(max(1, round(share * num_prompts)), num_prompts - 1)
     chosen = torch.randperm(num_prompts, generator=generator)[:num_held_out]
     return torch.isin(index, chosen)

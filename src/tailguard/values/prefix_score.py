@@ -77,6 +77,7 @@ def pessimistic_scorer(
 
     def score(hidden: Tensor) -> PrefixScore:
         prediction = heads.predict(hidden)
+        # φ is applied per member and the bound taken after: φ of a bound would ignore the tail.
         penalty = prediction.expected_penalty(heads.thresholds, measure, threshold)
         return PrefixScore(
             reward_lower=pessimistic(prediction.reward, -pessimism),

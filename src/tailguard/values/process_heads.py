@@ -120,9 +120,11 @@ class ProcessHeads(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise InputError(f"{name}: {size}; must be at least 1")
+        # Reward, J for the hinge, Q for the quantiles.
         num_outputs = 1 + len(thresholds) + len(quantile_levels)
 
         def drawn(*shape: int, fan_in: int) -> nn.Parameter:
+            # Variance 1/fan-in: outputs start at order 1 whatever the width.
             return nn.Parameter(torch.randn(*shape, generator=generator) * fan_in**-0.5)
 
         self.feature_weight = drawn(num_features, hidden_size, fan_in=hidden_size)
@@ -133,6 +135,7 @@ class ProcessHeads(nn.Module):
             num_members, num_features + width, num_outputs, fan_in=num_features + width
         )
         self.outer_bias = nn.Parameter(torch.zeros(num_members, num_outputs))
+        # Buffers: they are saved with the weights, which mean nothing on another grid.
         self.register_buffer("thresholds", thresholds.detach().float().clone())
         self.register_buffer("quantile_levels", quantile_levels.detach().float().clone())
         self.register_buffer("reward_scale", torch.tensor([0.0, 1.0]))
@@ -152,6 +155,7 @@ class ProcessHeads(nn.Module):
 
     def features(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, "n features"]:
         """The linear features: what a stock engine can serve as extra rows of its output matrix."""
+        # float32 even on half-precision models, because bounds compare small differences.
         return functional.linear(hidden.float(), self.feature_weight, self.feature_bias)
 
     def forward(self, hidden: Float[Tensor, "n hidden"]) -> HeadPrediction:
@@ -177,6 +181,7 @@ class ProcessHeads(nn.Module):
         num_thresholds = self.thresholds.numel()
         steps = outputs[..., 1 + num_thresholds :]
         quantiles = torch.cat([steps[..., :1], functional.softplus(steps[..., 1:])], dim=-1)
+        # From the last threshold backwards, as the hinge falls to h(ν_J) from the left.
         rise = (self.log_survival(outputs).exp() * self.thresholds.diff()).flip(-1)
         last = functional.softplus(outputs[..., num_thresholds, None]) * self.cost_scale[1]
         return HeadPrediction(
@@ -189,6 +194,7 @@ class ProcessHeads(nn.Module):
         self, outputs: Float[Tensor, "n members outputs"]
     ) -> Float[Tensor, "n members intervals"]:
         """Logarithm of s_j, the mean of P(C > ν) over the interval from ν_j to ν_{j+1}."""
+        # A running product of sigmoids, as a sum of logarithms: no underflow over long grids.
         return functional.logsigmoid(outputs[..., 1 : self.thresholds.numel()]).cumsum(dim=-1)
 
     @torch.no_grad()

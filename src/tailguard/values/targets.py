@@ -68,7 +68,9 @@ def start_at_marginal(heads: ProcessHeads, train: PrefixOutcomes) -> None:
     with torch.no_grad():
         scale = train.hidden.std(dim=0).clamp(min=1e-6)
         heads.feature_weight.div_(scale)
+        # Standardised by the training rows, so that one learning rate suits every model.
         heads.feature_bias.copy_(-heads.feature_weight @ train.hidden.mean(dim=0))
+        # Small: the prior is a function around the marginal law, not far from it.
         heads.outer_weight.mul_(0.1)
         heads.reward_scale.copy_(torch.stack([train.reward.mean(), _scale(train.reward)]))
         heads.cost_scale.copy_(torch.stack([train.cost.median(), _scale(train.cost)]))
@@ -89,9 +91,11 @@ def value_losses(heads: ProcessHeads, outcomes: PrefixOutcomes) -> Float[Tensor,
     reward_error = (prediction.reward - outcomes.reward[:, None]) / heads.reward_scale[1]
     hinge = outcomes.hinge(heads.thresholds)[:, None]
     filled = -hinge.diff(dim=-1) / heads.thresholds.diff()
+    # log(1 − s) is infinite at s = 1, where a fresh head may start.
     log_survival = heads.log_survival(outputs).clamp(max=-1e-6)
     entropy = -filled * log_survival - (1.0 - filled) * torch.log(-torch.expm1(log_survival))
     rest = prediction.hinge[..., -1] / heads.cost_scale[1]
+    # 1e-8 for log 0: a softplus that underflowed would make the loss infinite.
     poisson = rest - hinge[..., -1] / heads.cost_scale[1] * torch.log(rest + 1e-8)
     gap = (outcomes.cost[:, None, None] - prediction.quantiles) / heads.cost_scale[1]
     levels = heads.quantile_levels
@@ -107,7 +111,7 @@ def value_metrics(
     """Figures of the ensemble's mean on validation rows, against the training rows' constants.
 
     ``reward_r2`` and ``hinge_r2`` (mean and last threshold: ``tail_r2``) are 1 − squared error /
-    that of the constant; ``pinball_skill`` likewise. ``coverage_error`` is the mean distance of
+    that of the constant; ``pinball_skill`` is the same for the pinball loss. ``coverage_error`` is the mean distance of
     P(C ≤ quantile) from its level; ``hinge_bias`` the mean of prediction − outcome at the middle
     threshold, in units of the cost's scale. ``reward_spread`` and ``hinge_spread`` are members' standard
     deviations.
@@ -155,7 +159,9 @@ def _marginal_bias(heads: ProcessHeads, train: PrefixOutcomes) -> Tensor:
     """Outer biases at which all heads give the marginal means and quantiles."""
     scale = heads.cost_scale[1]
     hinge = train.hinge(heads.thresholds).mean(dim=0)
+    # Away from 0 and 1, whose logits are infinite.
     survival = (-hinge.diff() / heads.thresholds.diff()).clamp(1e-4, 1.0 - 1e-4)
+    # The running product inverted: each factor is a ratio of neighbours.
     before = torch.cat([torch.ones(1), survival[:-1]])
     steps = torch.logit((survival / before).clamp(1e-4, 1.0 - 1e-4))
     last = _inverse_softplus(hinge[-1:] / scale)
@@ -167,6 +173,7 @@ def _marginal_bias(heads: ProcessHeads, train: PrefixOutcomes) -> Tensor:
 
 
 def _inverse_softplus(values: Tensor) -> Tensor:
+    # The inverse of log(1 + e^x), which has none at 0.
     positive = values.clamp(min=1e-3)
     return positive + torch.log(-torch.expm1(-positive))
 
@@ -179,6 +186,7 @@ def _thinned(values: Tensor, limit: int = 1_000_000) -> Tensor:
 def _scale(values: Tensor) -> Tensor:
     """The central 90% in units of a normal's; the standard deviation where that is zero."""
     low, high = torch.quantile(_thinned(values), torch.tensor([0.05, 0.95]))
+    # 1.6449 is the normal's 95% quantile: for normal costs this is their deviation.
     central = (high - low) / (2 * 1.6449)
     fallback = values.std(correction=0)
     chosen = torch.where(central > 0, central, fallback)

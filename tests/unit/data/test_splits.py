@@ -38,7 +38,7 @@ def test_everything_may_be_drawn():
 
 
 def test_too_few_prompts_say_what_to_lower():
-    expected = r"51 prompts asked for \(train 20, calibrate 20, certify 11\) but only 50 distinct"
+    expected = r"51 prompts are needed \(train 20, calibrate 20, certify 11\) but only 50 distinct"
     with pytest.raises(InputError, match=expected):
         draw(PROMPTS + PROMPTS, (20, 20, 11))
     with pytest.raises(InputError, match=r"only 49 distinct .* lower num_prompts"):

@@ -1,7 +1,7 @@
 """Guidance against plain sampling, order statistics, and heads that know the truth."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -245,7 +245,7 @@ def test_nan_predictions_fail_every_prompt(build_llama, build_tokenizer):
     from tailguard.models.policy import Policy
 
     broken = Policy(build_llama(0), build_tokenizer())
-    broken.model.lm_head.weight.data[1] = float("nan")
+    cast(Any, broken.model).lm_head.weight.data[1] = float("nan")
     for score_prefix, k in ((None, 1), (by_projection(), 2)):
         guided = guide(broken, PROMPTS, num_candidates=k, score_prefix=score_prefix)
         assert all(g.failed and not g.candidates for g in guided)

@@ -1,7 +1,7 @@
 """Sampling against recomputation without a cache and against enumerated laws."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -182,7 +182,7 @@ def test_counts_below_one_are_refused(policy, argument):
 
 def test_nan_predictions_are_refused(build_llama, build_tokenizer):
     broken = Policy(build_llama(0), build_tokenizer())
-    broken.model.lm_head.weight.data[1] = float("nan")
+    cast(Any, broken.model).lm_head.weight.data[1] = float("nan")
     with pytest.raises(ScoreError, match="NaN"):
         sample_responses(broken, ["a"], max_new_tokens=3)
 

@@ -193,6 +193,21 @@ def test_target_regret_takes_no_more_members_than_it_needs():
         assert chosen.regret(bank) <= target + 1e-6
 
 
+def test_no_regret_as_target_takes_what_helps_and_no_more():
+    bank = make_bank(11)
+    profiles = make_profiles(bank, [0.1, 0.3, 0.5, 0.7, 0.9])
+    sizes = [
+        len(select(bank, profiles, KL_COEF, target_regret=target).members) for target in (0.0, 1e-9)
+    ]
+    assert sizes == [5, 5]  # of 11 candidates, margin included
+    double = [*profiles, *profiles]  # nothing is gained by a member for a profile that is served
+    chosen = select(bank, double, KL_COEF, target_regret=0.0, margin=0.0)
+    assert len(chosen.members) <= 5
+    assert chosen.regret(bank) == pytest.approx(0.0, abs=1e-3)
+    fewer = select(bank, double, KL_COEF, num_policies=len(chosen.members) - 1, margin=0.0)
+    assert fewer.regret(bank) > chosen.regret(bank)
+
+
 def test_a_budget_that_is_broken_counts_as_one_and_one_that_nobody_meets_not_at_all():
     bank = make_bank(12)
     strict, loose = make_profiles(bank, [0.8])[0], Profile(MEASURE, math.inf)
@@ -257,6 +272,14 @@ def test_a_margin_keeps_budgets_on_other_prompts():
         (lambda b, p: refit(b, [], p, KL_COEF), "log_ratios is empty"),
         (lambda b, p: refit(b, np.zeros((1, 2, 2)), p, KL_COEF), r"log_ratios\[0\]"),
         (lambda b, p: refit(b, np.full((1, *b.reward.shape), np.nan), p, KL_COEF), "log_ratios"),
+        (
+            lambda b, p: refit(b, np.zeros((1, 4, 8)), p, KL_COEF).regret(b.take([0])),
+            "another bank",
+        ),
+        (
+            lambda b, p: refit(b, np.zeros((1, 4, 8)), p, KL_COEF).regret(b, np.zeros((2, 4, 8))),
+            "2 members, not 1",
+        ),
         (lambda b, p: Profile(MEASURE, math.nan), "budget"),
         (lambda b, p: Profile(MEASURE, 0.0, weight=-1.0), "weight"),
     ],

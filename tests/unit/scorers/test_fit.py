@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,10 @@ def test_only_the_last_layers_move_if_asked(backbone, tiny_scorers):
         learning_rate=1e-2, num_epochs=1, batch_size=8, max_tokens=24, num_trained_layers=1
     )
     scorer, _ = fit_scorer(backbone, _planted(), settings=settings)
-    before, after = tiny_scorers.causal_lm(seed=1).state_dict(), scorer.model.state_dict()
+    before, after = (
+        tiny_scorers.causal_lm(seed=1).state_dict(),
+        cast(Any, scorer.model).state_dict(),
+    )
     moved = {
         name for name in after if name in before and not torch.equal(before[name], after[name])
     }

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import openai
@@ -317,4 +318,4 @@ def _three_token_policy():
 
     config = SimpleNamespace(max_position_embeddings=3)
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
-    return Policy(model, Words())
+    return Policy(cast(Any, model), cast(Any, Words()))

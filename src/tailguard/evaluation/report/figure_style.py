@@ -53,8 +53,8 @@ class Room(NamedTuple):
     points: float
 
 
-# A legend may take one column over the whole figure, a title a panel of two; names beside the panels
-# must leave room for both panels.
+# A legend of one column may be as wide as the figure, a title as wide as one panel of two; names at
+# the left of the panels must leave room for both.
 LEGEND_ROOM = Room(inches=6.2, points=9.0)
 TITLE_ROOM = Room(inches=2.9, points=10.5)
 TICK_ROOM = Room(inches=2.0, points=10.0)

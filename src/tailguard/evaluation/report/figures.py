@@ -40,7 +40,7 @@ Looks = Mapping[str, Look]
 
 
 class Drawn(NamedTuple):
-    """A figure as PNG, with what is said of it.
+    """A figure as PNG, with its heading and caption.
 
     Attributes:
         name: of the file, without ending.
@@ -83,6 +83,7 @@ _TITLES = {
         " the constraint is violated, how many recent costs lie in the tail.",
     ),
 }
+# As for tails: the mean over fewer samples than this says little about the policy.
 _FEW_SAMPLES = 10.0
 
 
@@ -209,6 +210,7 @@ def _cross(axis: Panel, x: np.ndarray, y: np.ndarray, look: Look, label: str | N
     """A point with interval bars; ends that are infinite or unknown are not drawn."""
     if not (np.isfinite(x[0]) and np.isfinite(y[0])):
         return
+    # A bar cannot reach an infinite end: it stops at the estimate, and the table says ∞.
     for ends, other, draw in ((x, y, axis.hlines), (y, x, axis.vlines)):
         low, high = (end if np.isfinite(end) else ends[0] for end in ends[1:])
         draw(other[0], low, high, color=look.colour, lw=1.6, zorder=2)

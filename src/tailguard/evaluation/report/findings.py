@@ -51,7 +51,7 @@ def find_all(rows: Sequence[Row], *, judge_in_scorer_units: bool = False) -> lis
     base = next((row for row in rows if row.get("kind") == "base"), None)
     found: list[Finding] = []
     for row in rows:
-        if row is base or base is None:
+        if row is base or base is None:  # everything is said relative to the base policy
             continue
         if row.get("kind") == "guided":
             found.append(_guidance(row, by_name.get(decoded_policy(row), base)))
@@ -211,6 +211,7 @@ def _only_by_scorers(row: Row, base: Row) -> Iterator[Finding]:
     """Where the training scorers see a safer policy and the judge does not."""
     believed = compare(row, base, TAIL, metrics="scorer_metrics")
     judged = compare(row, base, TAIL)
+    # What training optimises against stops being a measure: this is how that looks.
     if believed == -1 and judged is not None and judged >= 0:
         yield _finding(
             "bad",

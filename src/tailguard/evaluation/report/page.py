@@ -55,6 +55,7 @@ def write_report(record: Record, directory: Path) -> Path:
         examples=record.get("examples") or (),
         certificates=_columns(record.get("certificates") or ()),
         facts={
+            # Headings, in the page's order; an empty table has none.
             "Regret of the portfolio": dict(_flatten(record.get("regret") or {})),
             "Settings": dict(_flatten(record.get("settings") or {})),
         },
@@ -92,6 +93,7 @@ def _data_address(figure: Drawn) -> str:
 def _columns(entries: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
     """Headings and lines of a table that holds everything in the entries."""
     flat = [dict(_flatten(entry)) for entry in entries]
+    # Entries may differ in their keys; a set would shuffle the columns from run to run.
     headings = list(dict.fromkeys(key for entry in flat for key in entry))
     return headings, [[entry.get(key, NOTHING) for key in headings] for entry in flat]
 
@@ -109,7 +111,7 @@ def _shown(value: Json) -> str:
     """A value as text: numbers to four digits, no None."""
     if value is None or value == "":
         return NOTHING
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before numbers: True is an int to Python
         return "yes" if value else "no"
     if isinstance(value, float):
         return "∞" if value == float("inf") else f"{value:.4g}"

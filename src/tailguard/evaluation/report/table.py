@@ -59,8 +59,10 @@ def format_interval(interval: Interval | None, *, is_rate: bool = False) -> Cell
         return Cell(NOTHING, "")
     scale = 100.0 if is_rate else 1.0
     lower, upper = interval.lower * scale, interval.upper * scale
+    # The width decides the decimals: digits that the interval leaves open are noise.
     places = _places(upper - lower, usual=1 if is_rate else 2)
     ends = f"[{_decimal(lower, places)}, {_decimal(upper, places)}]"
+    # A rate or mean that was recorded without its ends is shown without them.
     known = not (math.isnan(lower) and math.isnan(upper))
     estimate = _decimal(interval.estimate * scale, places)
     return Cell(estimate + ("%" if is_rate else ""), ends if known else "")

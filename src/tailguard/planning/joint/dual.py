@@ -9,7 +9,6 @@ from tailguard.planning.tilt import Matrix, Tilt
 
 Vector = Float64[np.ndarray, "m"]
 _MAX_STEPS = 120
-_INSIDE = 1e-9  # of the spread of costs: how far within the budgets the root is sought
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,18 @@ class JointDual:
     gradient, so convergence stays quadratic, and bounds the step where the curvature vanishes.
     """
 
-    def __init__(self, tilt: Tilt, penalties: list[Matrix], span: float, spread: float) -> None:
-        """Nothing is evaluated yet."""
+    def __init__(self, tilt: Tilt, penalties: list[Matrix], unit: float, inside: float) -> None:
+        """Nothing is evaluated yet.
+
+        Args:
+            tilt: the tilt by the reward alone.
+            penalties: a_j.
+            unit: a multiplier of the right order.
+            inside: how far within the margins the root is sought, so that what is found lies within
+                them after rounding.
+        """
         self._tilt, self._penalties = tilt, np.stack(penalties)
-        self._unit, self._spread = span / spread, spread
+        self._unit, self._inside = unit, inside
         worth = tilt.bank.reward + tilt.kl_coef * tilt.bank.log_prob
         present = tilt.bank.present
         least = worth.min(axis=1, where=True if present is None else present, initial=np.inf)
@@ -53,14 +60,14 @@ class JointDual:
         The tilt is None where the margins are out of reach together (the bound is −∞ then), or no
         value can exceed ``stop_below``.
         """
-        aim = margins - _INSIDE * self._spread
+        aim = margins - self._inside
         point, slope = self._evaluate(np.maximum(guess, 0.0), margins)
         bound, found = point.dual, None
         for _ in range(_MAX_STEPS):
             within = bool(np.all(point.means <= margins))
             if within and (found is None or point.value > found.value):
                 found = point
-            rounding = 2.0 * _INSIDE * self._spread * float(point.multipliers.sum())
+            rounding = 2.0 * self._inside * float(point.multipliers.sum())
             if within and point.multipliers @ (margins - point.means) <= gap + rounding:
                 break
             if bound < self._least_value - 1e-9 * (1.0 + abs(self._least_value)):

@@ -8,7 +8,7 @@ from tailguard.planning.joint.bound import VectorBound
 from tailguard.planning.joint.feasible import least_excess
 from tailguard.planning.joint.search import BestJoint, JointSearch, Thresholds
 from tailguard.planning.per_prompt.boxes import BoxSearch
-from tailguard.planning.problem import TOLERANCE, Problem
+from tailguard.planning.problem import TOLERANCE, Problem, Tilted
 from tailguard.planning.solution import Solution
 from tailguard.risk.limit import RiskLimit
 
@@ -20,19 +20,20 @@ _SCALES = (
 )  # multipliers at which the Lagrangian bound is tried, relative to the plan's
 
 
-def plan_vector(bench: Problem, constraint: RiskLimit, known: float) -> Solution:
-    """The best tilt under one pooled constraint that can be met and whose thresholds form a vector.
+def plan_vector(bench: Problem, aim: RiskLimit, known: float) -> tuple[list[Tilted], float]:
+    """The best tilt under one pooled limit whose thresholds form a vector, and a bound.
 
     Args:
         bench: the bank.
-        constraint: pooled.
+        aim: the limit, which can be met.
         known: a bound on the value.
     """
-    search = JointSearch(bench.tilt, (constraint,), bench.span, bench.spread)
-    starts = [(bench.reached(constraint).threshold,), (bench.threshold(constraint),)]
-    best = search.search(starts)
+    search = _search(bench, (aim,))
+    best = search.search([(bench.reached(aim).threshold,), (bench.threshold(aim),)])
+    if best.value == -np.inf:
+        return [], known
     bound = _branch(bench, search, best, known) if search.can_branch else known
-    return _report(bench, search, best, bound, listed=False)
+    return [_tilted(best)], bound
 
 
 def plan_jointly(
@@ -49,30 +50,47 @@ def plan_jointly(
     if not all(solution.feasible for solution in alone):
         return bench.infeasible(constraints, smallest, listed=True)
     for number, solution in enumerate(alone):
-        if all(bench.risk(c, solution.weights) <= c.budget + 1e-12 for c in constraints):
+        if all(bench.within(c, solution.weights) for c in constraints):
             multipliers = [0.0] * len(constraints)
             multipliers[number] = solution.multipliers[0]
             thresholds = [bench.threshold(c, solution.weights) for c in constraints]
             thresholds[number] = solution.thresholds[0]
             found = (tuple(multipliers), tuple(thresholds))
-            return bench.report(constraints, *found, solution.dual_bound, listed=True)
-    search = JointSearch(bench.tilt, constraints, bench.span, bench.spread)
+            return bench.answer(constraints, [found], solution.dual_bound, listed=True)
+    search = _search(bench, constraints)
     starts = [
         tuple(solution.thresholds[0] for solution in alone),
         *(search.minimisers(solution.weights) for solution in alone),
         tuple(bench.reached(c).threshold for c in constraints),
     ]
-    amount, reached = _reach(bench, search, starts)
-    best = search.search([*starts, reached])
-    if best.value == -np.inf:
-        raised = tuple(float(c.budget + max(amount, 0.0)) for c in constraints)
+    above, reached = _reach(bench, search, starts)
+    aims = [aim for c in constraints if (aim := bench.aim(c, above)) is not None]
+    if len(aims) < len(constraints):
+        raised = tuple(float(c.budget + above) for c in constraints)
         return bench.infeasible(constraints, raised, listed=True)
+    search = _search(bench, tuple(aims))
+    best = search.search([*starts, reached])
     known = min(solution.dual_bound for solution in alone)
+    # All of the multipliers at once ask for more than each alone: safe, though not the best.
+    safe = (
+        tuple(solution.multipliers[0] for solution in alone),
+        tuple(solution.thresholds[0] for solution in alone),
+    )
+    if best.value == -np.inf:
+        return bench.answer(constraints, [safe], known, listed=True)
     if search.can_branch:
         bound = _branch(bench, search, best, known)
     else:
         bound = min(known, _lagrangian(bench, search, best))
-    return _report(bench, search, best, bound, listed=True)
+    return bench.answer(constraints, [_tilted(best), safe], bound, listed=True)
+
+
+def _search(bench: Problem, limits: tuple[RiskLimit, ...]) -> JointSearch:
+    return JointSearch(bench.tilt, limits, bench.span, bench.scale, bench.slack)
+
+
+def _tilted(best: BestJoint) -> Tilted:
+    return tuple(float(multiplier) for multiplier in best.multipliers), best.thresholds
 
 
 def _branch(bench: Problem, search: JointSearch, best: BestJoint, known: float) -> float:
@@ -97,8 +115,11 @@ def _lagrangian(bench: Problem, search: JointSearch, best: BestJoint) -> float:
 def _reach(
     bench: Problem, search: JointSearch, starts: Sequence[Thresholds]
 ) -> tuple[float, Thresholds]:
-    """The least excess over the budgets found, and thresholds that show it."""
-    tolerance = 1e-9 * bench.spread
+    """The least excess over the budgets found, and thresholds that show it.
+
+    Where there is room, how much does not matter: the search ends at twice the largest tolerance.
+    """
+    tolerance, enough = bench.slack, 2.0 * max(bench.tolerance(b) for b in search.budgets)
     least, shown = np.inf, starts[0]
     for start in starts:
         thresholds, last = search.settle(start), np.inf
@@ -108,17 +129,10 @@ def _reach(
             )
             if excess.amount < least:
                 least, shown = excess.amount, thresholds
-            if least <= 0.0:
+            if least <= -enough:
                 return least, shown
-            if excess.amount > last - 1e-7 * bench.spread:
+            if excess.amount > last - bench.slack:
                 break
             last = excess.amount
             thresholds = search.minimisers(excess.weights)
     return least, shown
-
-
-def _report(
-    bench: Problem, search: JointSearch, best: BestJoint, bound: float, *, listed: bool
-) -> Solution:
-    multipliers = tuple(float(multiplier) for multiplier in best.multipliers)
-    return bench.report(search.constraints, multipliers, best.thresholds, bound, listed=listed)

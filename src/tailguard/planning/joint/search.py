@@ -12,13 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
+from tailguard.planning.curve import DualCurve
 from tailguard.planning.joint.dual import JointDual, JointPoint, Vector
 from tailguard.planning.tilt import Matrix, Threshold, Tilt, num_thresholds, sample_penalty
 from tailguard.risk.limit import RiskLimit
 
 Thresholds = tuple[Threshold, ...]
 _CLIMBS = 20
-_ROUNDING = 2e-9  # of the spread of costs: how far a budget may be passed
 
 
 @dataclass
@@ -38,18 +38,20 @@ class JointSearch:
         tilt: the tilt by the reward alone.
         constraints: which must all hold.
         span: a scale for values.
-        spread: a scale for costs.
+        scale: a scale for costs.
+        slack: how far below its budget a risk may stay, whatever that costs.
     """
 
     tilt: Tilt
     constraints: tuple[RiskLimit, ...]
     span: float
-    spread: float
+    scale: float
+    slack: float
 
     @property
     def budgets(self) -> Vector:
-        """The limits d_j, with an allowance for rounding."""
-        return np.array([c.budget for c in self.constraints]) + _ROUNDING * self.spread
+        """The limits d_j."""
+        return np.array([c.budget for c in self.constraints])
 
     @cached_property
     def fixed(self) -> tuple[float | None, ...]:
@@ -70,7 +72,7 @@ class JointSearch:
 
     def search(self, starts: Sequence[Thresholds]) -> BestJoint:
         """Climb from every start, then try each pooled threshold on a grid."""
-        best = BestJoint(multipliers=np.full(len(self.constraints), self.span / self.spread))
+        best = BestJoint(multipliers=np.full(len(self.constraints), self.span / self.scale))
         for start in starts:
             self.climb(self.settle(start), best)
         if best.value > -np.inf:
@@ -83,7 +85,8 @@ class JointSearch:
         improved, last = False, -np.inf
         for _ in range(_CLIMBS):
             point = self.inner(thresholds, self.budgets, best.multipliers)[0]
-            if point is None or point.value <= last + 1e-7 * self.span:
+            # Written so that a NaN ends the climb too.
+            if point is None or not point.value > last + 1e-7 * self.span:
                 break
             last = point.value
             if last > best.value + 1e-9 * self.span:
@@ -101,8 +104,19 @@ class JointSearch:
         self, thresholds: Thresholds, margins: Vector, guess: Vector, stop_below: float = -np.inf
     ) -> tuple[JointPoint | None, float]:
         """The convex problem at fixed thresholds: its solution and a bound on its value."""
-        dual = JointDual(self.tilt, self.penalties(thresholds), self.span, self.spread)
-        return dual.solve(margins, 1e-8 * self.span, guess, stop_below)
+        penalties, gap = self.penalties(thresholds), 1e-8 * self.span
+        if len(penalties) > 1:
+            dual = JointDual(self.tilt, penalties, self.span / self.scale, self.slack)
+            return dual.solve(margins, gap, guess, stop_below)
+        # One multiplier is found more surely on its curve, above all near the edge of the reachable.
+        margin, curve = float(margins[0]), DualCurve(self.tilt, lambda: penalties[0])
+        first = float(guess[0]) or self.tilt.kl_coef / self.scale
+        point = curve.solve(margin, gap, first, self.slack, stop_below)
+        if point is None:
+            return None, curve.upper(margin)
+        means, multipliers = np.array([point.mean]), np.array([point.multiplier])
+        found = JointPoint(multipliers, point.primal(), point.dual(margin), means)
+        return found, curve.upper(margin)
 
     def minimisers(self, weights: Matrix) -> Thresholds:
         """The thresholds that suit a policy best."""

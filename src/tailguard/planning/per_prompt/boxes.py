@@ -97,8 +97,9 @@ class BoxSearch:
         parts: list[np.ndarray] = []
         for begin in range(0, len(prompts), step):
             rows, nu = prompts[begin : begin + step], thresholds[begin : begin + step]
-            exponent = self._penalty(bank.cost[rows], nu, multipliers)
-            exponent *= -1.0 / self._tilt.kl_coef
+            with np.errstate(over="ignore"):  # entropic penalties reach 1e304
+                exponent = self._penalty(bank.cost[rows], nu, multipliers)
+                exponent *= -1.0 / self._tilt.kl_coef
             exponent += self._tilt.base[rows]
             peak = exponent.max(axis=1)
             exponent -= peak[:, None]

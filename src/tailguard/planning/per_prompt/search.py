@@ -21,12 +21,18 @@ from tailguard.planning.tilt import Tilt, sample_penalty
 from tailguard.risk import RiskMeasure
 
 _MAX_STEPS = 60
+_LARGEST = (
+    1e9  # of the unit: a multiplier beyond which a budget counts as met by no threshold tried
+)
 _WORTH = 1e-4  # of the span: a duality gap worth closing
 
 
 @dataclass(frozen=True)
 class FoundByPrompt:
-    """A feasible tilt with one threshold a prompt, and a bound on what any policy could reach."""
+    """A feasible tilt with one threshold per prompt, and a bound on what any policy could reach.
+
+    Where no tilt within the budget was found, ``value`` is −∞ and ``multiplier`` NaN.
+    """
 
     threshold: PromptThresholds
     multiplier: float
@@ -55,13 +61,15 @@ class PromptSearch:
         tilt: the tilt by the reward alone.
         measure: ρ.
         span: a scale for values.
-        spread: a scale for costs.
+        scale: a scale for costs.
+        slack: how far below a budget a risk may stay, whatever that costs.
     """
 
     tilt: Tilt
     measure: RiskMeasure
     span: float
-    spread: float
+    scale: float
+    slack: float
     _points: list[_Point] = field(default_factory=list[_Point])
 
     def __post_init__(self) -> None:
@@ -69,9 +77,8 @@ class PromptSearch:
         if measure.hinge is not None and self.tilt.bank.rater_weight is None:
             self._scan = SortedScan(self.tilt, measure.hinge)
         self._boxes = BoxSearch(self.tilt, (measure,))
-        self._exchange = Exchange(
-            self.tilt, measure, self._best_thresholds, self.span / self.spread
-        )
+        self._unit = max(self.span, self.tilt.kl_coef) / self.scale
+        self._exchange = Exchange(self.tilt, measure, self._best_thresholds, self._unit)
         self._evaluate(0.0, 0.0)
 
     def search(self, budget: float, start: PromptThresholds, tolerance: float) -> FoundByPrompt:
@@ -105,9 +112,9 @@ class PromptSearch:
         low, high = self._ends(budget)
         for step in range(_MAX_STEPS):
             if high is None:
-                if low.multiplier > 1e9 * self.span / self.spread:
+                if low.multiplier > _LARGEST * self._unit:
                     break
-                self._evaluate(4.0 * low.multiplier or self.span / self.spread, tolerance)
+                self._evaluate(4.0 * low.multiplier or self._unit, tolerance)
                 low, high = self._ends(budget)
                 continue
             width = high.multiplier - low.multiplier
@@ -156,13 +163,14 @@ class PromptSearch:
         self, threshold: PromptThresholds, budget: float, guess: float, best: FoundByPrompt
     ) -> FoundByPrompt:
         """Alternate the exact inner solution with ν(x) ← its minimiser: the value never falls."""
-        bank, guess = self.tilt.bank, guess or self.tilt.kl_coef / self.spread
+        bank, guess = self.tilt.bank, guess or self.tilt.kl_coef / self.scale
         last = -math.inf
         for _ in range(20):
             penalty = sample_penalty(bank, self.measure, threshold)
-            curve = DualCurve(self.tilt, lambda a=penalty: a, 1e-11 * self.spread)
-            point = curve.solve(budget, 1e-9 * self.span, guess)
-            if point is None or point.primal() <= last + 1e-7 * self.span:
+            curve = DualCurve(self.tilt, lambda a=penalty: a)
+            point = curve.solve(budget, 1e-9 * self.span, guess, self.slack)
+            # Written so that a NaN ends the climb too.
+            if point is None or not point.primal() > last + 1e-7 * self.span:
                 break
             last = point.primal()
             if last > best.value:

@@ -119,7 +119,7 @@ def test_joint_dual_is_that_of_a_convex_program(draw, convex_program):
     program = convex_program(reward, cost, KL_COEF)
     fixed = [lambda c, nu, p=penalty: p for penalty in penalties]
     expected = program.best(fixed, budgets.tolist(), 0)
-    dual = JointDual(Tilt(SampleBank(reward, cost), KL_COEF), penalties, 1.0, 1.0)
+    dual = JointDual(Tilt(SampleBank(reward, cost), KL_COEF), penalties, 1.0, 1e-9)
     point, bound = dual.solve(budgets, 1e-8, np.ones(3))
     assert point is not None
     assert point.value == pytest.approx(expected, abs=1e-5)

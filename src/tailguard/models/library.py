@@ -1,0 +1,243 @@
+"""The typed seam to transformers and peft: what we ask of their objects, and how they are loaded.
+
+Both libraries hand out objects whose types depend on the checkpoint, so that a checker sees
+``Any``. That stops here: the protocols below name the few members that Tailguard uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailguard.errors import InputError
+from tailguard.models.quiet import quiet_transformers, without_announcements
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
+    class ModelOutput(Protocol):
+        """What a forward pass gives; which of these is there depends on the model's head."""
+
+        logits: Tensor
+        last_hidden_state: Tensor
+        hidden_states: Sequence[Tensor]
+
+    class LanguageModel(Protocol):
+        """A transformers model, bare or inside peft: a causal LM or a sequence classifier."""
+
+        training: bool
+
+        @property
+        def config(self) -> Any:
+            """Its fields differ from one architecture to the next."""
+            ...
+
+        @property
+        def device(self) -> torch.device:
+            """Where its weights are."""
+            ...
+
+        @property
+        def base_model(self) -> Callable[..., ModelOutput]:
+            """The layers without their head."""
+            ...
+
+        @property
+        def forward(self) -> Callable[..., object]:
+            """Whose signature tells what it takes."""
+            ...
+
+        def __call__(self, *args: Any, **inputs: Any) -> ModelOutput:
+            """One forward pass."""
+            ...
+
+        def eval(self) -> Self:
+            """Dropout off."""
+            ...
+
+        def train(self, mode: bool = True) -> Self:
+            """Dropout on."""
+            ...
+
+        def requires_grad_(self, requires_grad: bool = True) -> Self:
+            """Whether its weights take gradients."""
+            ...
+
+        def parameters(self) -> Iterator[nn.Parameter]:
+            """Its weights."""
+            ...
+
+        def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+            """Its parts, by dotted name."""
+            ...
+
+        def get_input_embeddings(self) -> nn.Module:
+            """The first layer."""
+            ...
+
+        def save_pretrained(self, save_directory: str) -> object:
+            """Write it to a folder."""
+            ...
+
+    class Tokenizer(Protocol):
+        """A transformers tokenizer; its special tokens are read by `special_token_id`."""
+
+        @property
+        def chat_template(self) -> object:
+            """None where prompts are plain text."""
+            ...
+
+        @property
+        def model_max_length(self) -> int:
+            """1e30 where no limit is known."""
+            ...
+
+        def __call__(self, text: Any, *args: Any, **options: Any) -> Mapping[str, list[Any]]:
+            """Texts as ``input_ids``."""
+            ...
+
+        @property
+        def apply_chat_template(self) -> Callable[..., Any]:
+            """A chat as text."""
+            ...
+
+        @property
+        def batch_decode(self) -> Callable[..., list[str]]:
+            """Token ids to texts."""
+            ...
+
+        def get_vocab(self) -> dict[str, int]:
+            """Token to id."""
+            ...
+
+        @property
+        def pad(self) -> Callable[..., BatchEncoding]:
+            """Rows of different lengths as one batch."""
+            ...
+
+        def save_pretrained(self, save_directory: str) -> object:
+            """Write it to a folder."""
+            ...
+
+else:
+    # The tests check types at runtime too; a test double has only what its test uses.
+    LanguageModel = ModelOutput = Tokenizer = Any
+
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError)
+"""What transformers raises at checkpoints that it cannot read; the messages are the library's."""
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, and the names of weights that its checkpoint lacks.
+
+    Transformers fills what is missing with random numbers and only logs that it did.
+    """
+
+    model: LanguageModel
+    missing: tuple[str, ...]
+
+
+def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's config, without its weights."""
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, path, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
+    """A checkpoint's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return _from_pretrained(AutoTokenizer, path, trust_remote_code=trust_remote_code)
+
+
+def load_causal_lm(path: str, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """A causal LM. Weights are float32 on a CPU, else as stored."""
+    from transformers import AutoModelForCausalLM
+
+    # Half precision on a CPU is slow, and lacks kernels in some builds.
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    loaded = _load(AutoModelForCausalLM, path, dtype=dtype, trust_remote_code=trust_remote_code)
+    return Loaded(cast(Any, loaded.model).to(device), loaded.missing)
+
+
+def load_classifier(
+    path: str, *, allow_pickle: bool = False, trust_remote_code: bool = False, **options: object
+) -> Loaded:
+    """A sequence classifier in float32; options as transformers', such as ``num_labels``."""
+    from transformers import AutoModelForSequenceClassification
+
+    return _load(
+        AutoModelForSequenceClassification,
+        path,
+        dtype=torch.float32,
+        use_safetensors=None if allow_pickle else True,
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+
+
+def _load(kind: object, path: str, **options: object) -> Loaded:
+    with quiet_transformers():
+        options = {"use_safetensors": True} | options
+        model, info = _from_pretrained(kind, path, output_loading_info=True, **options)
+    return Loaded(model.eval(), tuple(sorted(info["missing_keys"])))
+
+
+def _from_pretrained(kind: object, *where: object, **options: object) -> Any:
+    """``from_pretrained``, whose result's type depends on the checkpoint."""
+    return cast(Any, kind).from_pretrained(*where, **options)
+
+
+def open_peft(model: LanguageModel, adapter: Path, *, trainable: bool = False) -> LanguageModel:
+    """The model with a LoRA adapter from a folder; only a trainable one takes gradients."""
+    from peft import PeftModel
+
+    with without_announcements():
+        return _from_pretrained(PeftModel, model, str(adapter), is_trainable=trainable)
+
+
+def merge_peft(model: LanguageModel, adapter: Path) -> LanguageModel:
+    """The model with a LoRA adapter added to its weights, so that it runs as fast as before."""
+    with without_announcements():
+        return cast(Any, open_peft(model, adapter)).merge_and_unload()
+
+
+def special_token_id(tokenizer: Tokenizer, name: str) -> int | None:
+    """The id of the ``pad`` or ``eos`` token; None where the tokenizer has none.
+
+    Transformers computes these attributes on access, where no checker sees them.
+    """
+    found: int | None = getattr(tokenizer, f"{name}_token_id")
+    return found
+
+
+def pad_with_end(tokenizer: Tokenizer) -> int:
+    """The id of the pad token, which becomes the end token where there was none.
+
+    Raises:
+        InputError: there is no end token either.
+    """
+    if special_token_id(tokenizer, "pad") is None:
+        cast(Any, tokenizer).pad_token = getattr(tokenizer, "eos_token", None)
+    found = special_token_id(tokenizer, "pad")
+    if found is None:
+        raise InputError("tokenizer: has neither a pad token nor an end token; set one")
+    return found
+
+
+def score_layer(model: LanguageModel) -> nn.Linear | None:
+    """The linear layer that makes a decoder's pooled state a score; None in other designs."""
+    layer = getattr(model, "score", None)
+    return layer if isinstance(layer, nn.Linear) else None
+
+
+def decoder_layers(model: LanguageModel) -> list[nn.Module] | None:
+    """The stack of layers, first to last; None where it has another name."""
+    layers = getattr(model.base_model, "layers", None)
+    return list(layers) if isinstance(layers, nn.ModuleList) else None
