@@ -12,8 +12,8 @@ import pytest
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
 from tailguard.pipeline import chain, workers
+from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.stage import Stage
-from tailguard.pipeline.stages.plan import read_plan
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories
 from tailguard.risk.spelling import spell_measure
