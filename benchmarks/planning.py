@@ -35,7 +35,14 @@ from rich.table import Table
 from scipy.special import logsumexp
 
 from tailguard.planning import Planner, RiskConstraint, SampleBank, Scope, Solution, frontier, solve
-from tailguard.risk import CVaR, Entropic, MeanCVaR, RiskMeasure, Spectral
+from tailguard.risk import (
+    CVaR,
+    Entropic,
+    MeanCVaR,
+    MonotoneMeanVariance,
+    RiskMeasure,
+    Spectral,
+)
 
 KL_COEF = 0.25
 FAMILIES = ("normal", "Pareto(2.5)", "rare lognormal")
@@ -152,6 +159,7 @@ def other_measures() -> list[Row]:
         MeanCVaR(0.05, 0.5),
         Entropic(0.1, 200.0),
         Spectral((0.02, 0.3), (0.5, 0.5)),
+        MonotoneMeanVariance(0.3),
     ]
     asked: list[RiskConstraint | list[RiskConstraint]] = []
     for scope in ("pooled", "per_prompt"):
@@ -245,7 +253,7 @@ def show(console: Console, title: str, rows: list[Row]) -> None:
 def main() -> None:
     """Measure everything, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--repetitions", type=int, default=20, help="small banks a family and α")
+    parser.add_argument("--repetitions", type=int, default=20, help="small banks per family and α")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/planning.json")
     chosen = parser.parse_args()
     console = Console()

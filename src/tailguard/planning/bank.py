@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike
 from tailguard.errors import InputError
 from tailguard.risk.checks import to_array
 
+# Weights below this are dropped before they divide anything: 1/w and w·c² stay finite above it.
 _NEGLIGIBLE = 1e-250
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class SampleBank:
-    """Rewards and costs of N samples a prompt; prompts count alike, samples by ``log_weight``.
+    """Rewards and costs of N samples per prompt; prompts count alike, samples by ``log_weight``.
 
     Lists, NumPy arrays and torch tensors are converted to read-only float64 arrays.
 
@@ -25,8 +26,8 @@ class SampleBank:
         reward: r(x, y), [prompts, samples].
         cost: c(x, y), larger is worse, [prompts, samples] or [prompts, samples, raters].
         rater_weight: share of each rater, [raters]; scaled to sum 1, uniform when left out.
-        prompt_ids: one name a prompt.
-        log_weight: log of target over sampling density, [prompts, samples]; self-normalised a
+        prompt_ids: one name per prompt.
+        log_weight: log of target over sampling density, [prompts, samples]; self-normalised per
             prompt. −∞ leaves a sample out, which is how prompts with fewer samples are padded.
 
     Raises:
@@ -66,6 +67,7 @@ class SampleBank:
             "prompt_ids": None if prompt_ids is None else tuple(prompt_ids),
             "log_weight": None if log_weight is None else _log_weight(log_weight, reward.shape),
         }
+        # A frozen dataclass whose fields are converted first has no other way to set them.
         for name, value in frozen.items():
             object.__setattr__(self, name, value)
 
@@ -76,7 +78,7 @@ class SampleBank:
 
     @property
     def num_samples(self) -> int:
-        """Samples a prompt, those left out included."""
+        """Samples per prompt, those left out included."""
         return self.reward.shape[1]
 
     @cached_property
@@ -84,6 +86,7 @@ class SampleBank:
         """Log of π_ref on the bank: ``log_weight`` normalised so that each row of exp sums to 1."""
         if self.log_weight is None:
             return np.full(self.reward.shape, -np.log(self.num_samples))
+        # Shifted by the largest: importance weights of long responses span hundreds of nats.
         peak = self.log_weight.max(axis=1, keepdims=True)
         total = np.log(np.exp(self.log_weight - peak).sum(axis=1, keepdims=True))
         return self.log_weight - peak - total
@@ -130,6 +133,7 @@ def _finite(name: str, values: Any) -> Float64[np.ndarray, "..."]:
         array = to_array(values).copy()
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} is not a rectangular array of numbers: {error}") from None
+    # A NaN cost would count as harmless further on, where sums skip it: refused here, by place.
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(

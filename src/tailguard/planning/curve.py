@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tailguard.planning.tilt import Matrix, Moments, Tilt
 
-_MAX_STEPS = 200
+_MAX_STEPS = 200  # at most 11 away from the edge; every fourth bisects, so 200 exhaust a float
 _ROUNDING = 1e-12  # of a margin: two means that differ by less are taken for equal
 
 
@@ -103,8 +103,11 @@ class DualCurve:
         newton = _log_newton(
             low if high is None else _nearer(low, high, margin), self.floor, margin, gap
         )
+        # Still no feasible end: go up by at least half and at most twenty-fold, since Newton from far
+        # below overshoots and a multiplier of 1e300 would leave nothing but ties.
         if high is None:
             return min(max(newton, 1.5 * low.multiplier), 20.0 * low.multiplier)
+        # Log-Newton is almost exact near the floor, where E a − floor falls exponentially in λ.
         if low.multiplier < newton < high.multiplier and not bisect:
             return newton
         if high.multiplier > 10.0 * low.multiplier:  # bisect on a log scale
@@ -139,6 +142,7 @@ def _log_newton(point: Moments, floor: float, margin: float, gap: float) -> floa
         0.5 * gap / point.multiplier if point.multiplier > 0 else 0.0, 0.5 * (margin - floor)
     )
     target = margin - floor - inside
+    # Curvature 0: all weight is on samples of equal penalty, or the square overflowed.
     if height <= 0 or target <= 0 or point.curvature <= 0:
         return 2.0 * point.multiplier
     return point.multiplier + math.log(height / target) * height / point.curvature

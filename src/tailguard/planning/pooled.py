@@ -20,8 +20,9 @@ from tailguard.planning.tilt import Matrix, Tilt, sample_penalty
 from tailguard.risk import RiskMeasure
 
 CurveKey = tuple[RiskMeasure | None, float]
+# Fewer make the first bounds loose, more cost curves that pruning would spare.
 _FIRST_INTERVALS = 24
-_SMOOTH_CANDIDATES = 4097
+_SMOOTH_CANDIDATES = 4097  # the bound is loose by about λκ times their spacing
 _BISECTIONS = 60
 _SHARE = 2e-3  # of the constraint's own price: a bound that is tight enough
 _POLISH = 1e-9  # allowed duality gap of what is returned, in spans
@@ -57,7 +58,7 @@ class _Incumbent:
 class Form:
     """E φ_ν ≤ d written as E a_ν ≤ margin.
 
-    For CVaR a_ν = max(c − ν, 0) and margin = α(d − ν): nothing in its dual curve knows α. Other
+    For CVaR a_ν = max(c − ν, 0) and margin = α(d − ν): its dual curve does not depend on α. Other
     measures have a_ν = φ_ν and margin = d.
 
     Attributes:
@@ -123,6 +124,7 @@ class PooledSearch:
             tolerance: how far the bound may lie above the value.
         """
         form = as_form(measure)
+        # One linear constraint is equivalent: the problem is convex and there is nothing to search.
         only = measure.sufficient_threshold(budget, float(self._atoms[0]))
         if only is not None:
             return self._finish(form, budget, _Incumbent(threshold=only))
@@ -136,7 +138,7 @@ class PooledSearch:
         while heap and -heap[0][0] > best.value + tolerance:
             known, first, last = heapq.heappop(heap)
             bound = self._visit(form, budget, candidates, (first, last), best, tolerance)
-            bound = min(bound, -known)
+            bound = min(bound, -known)  # what holds for the parent interval holds for its half
             if first == last or bound <= best.value + tolerance:
                 best.pruned = max(best.pruned, bound)
                 continue
@@ -158,6 +160,8 @@ class PooledSearch:
         """Bound the interval, and try its upper end as a threshold."""
         first, last = interval
         threshold = float(candidates[last])
+        # A minimiser among the costs cannot lie between two candidates; another may, so its interval
+        # reaches down to the neighbour.
         below = first if form.measure.minimiser_is_a_cost else max(first - 1, 0)
         wide = form.margin(threshold, budget, threshold - float(candidates[below]))
         curve = self._curve(form, threshold)

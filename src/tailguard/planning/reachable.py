@@ -10,6 +10,7 @@ from tailguard.planning.tilt import Threshold, same_threshold, sample_penalty
 from tailguard.risk import RiskMeasure
 from tailguard.risk.limit import Scope
 
+# Starts of the descent over ν: it ends in the nearest local minimum, and there may be several.
 _STARTS = 128
 _FEWEST_STARTS = 24
 _WORK = 30_000_000  # costs to look at before descending
@@ -17,7 +18,7 @@ _WORK = 30_000_000  # costs to look at before descending
 
 @dataclass(frozen=True)
 class Reachable:
-    """The smallest reachable risk and the threshold (one a prompt where so scoped) that shows it."""
+    """The smallest reachable risk and the threshold (one per prompt where so scoped) that shows it."""
 
     risk: float
     threshold: Threshold
@@ -80,7 +81,7 @@ def _descend(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Re
         weights[np.arange(bank.num_prompts), chosen] = 1.0 / bank.num_prompts
         costs, mass = bank.row_costs().ravel(), bank.row_weights(weights).ravel()
         now = float(measure.value_rows(costs, mass))
-        better = now < risk - 1e-12
+        better = now < risk - 1e-12  # less is rounding, and the descent would never end
         if better:
             risk, threshold = now, measure.minimiser(costs, mass)
     return Reachable(risk, threshold)

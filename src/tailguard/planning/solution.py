@@ -12,12 +12,12 @@ from tailguard.planning.tilt import Threshold
 from tailguard.risk.checks import to_array
 from tailguard.risk.limit import RiskLimit
 
-FEW_SAMPLES = 10.0
+FEW_SAMPLES = 10.0  # below about ten effective samples, an estimate on them is mostly noise
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The tilt π ∝ π_ref·exp((r − λφ_ν(c))/β) that a plan found, or the news that there is none.
+    """The tilt π ∝ π_ref·exp((r − λφ_ν(c))/β) that a plan found, or the answer that there is none.
 
     Figures are expectations over the bank. Asked for one constraint, ``multiplier``, ``threshold``,
     ``risk`` and ``smallest_reachable_risk`` are its own; asked for a list, tuples in its order. The
@@ -36,7 +36,7 @@ class Solution:
         reward: E r.
         risks: ρ(C) of each, at most its budget.
         kl: KL(π‖π_ref) in nats, averaged over prompts.
-        effective_sample_size: 1/Σw² of a prompt's samples, averaged over prompts.
+        effective_sample_size: 1/Σw² of each prompt's samples, averaged over prompts.
         dual_bound: no policy on the bank that meets the budgets has a larger value.
         weights: π on the bank, [prompts, samples], rows sum to 1.
         smallest_reachable_risks: of each constraint alone; but where each budget can be met and all
@@ -91,7 +91,7 @@ class Solution:
         samples = self.weights.shape[1]
         if self.effective_sample_size < min(FEW_SAMPLES, 0.5 * samples):
             return (
-                f"effective sample size {self.effective_sample_size:.1f} of {samples} a prompt: "
+                f"effective sample size {self.effective_sample_size:.1f} of {samples} per prompt: "
                 "give more samples, or a larger kl_coef or budget"
             )
         if self.tail_sample_size < FEW_SAMPLES:
@@ -143,6 +143,7 @@ class Solution:
             raise InputError(f"cost of shape {harm.shape} does not fit reward {gain.shape}")
         if raters and (self.rater_weight is None or len(self.rater_weight) != harm.shape[-1]):
             raise InputError(f"cost has {harm.shape[-1]} raters; the plan was made with others")
+        # Training and decoding maximise exactly what the plan's tilt does, on samples of their own.
         total = gain.copy()
         for asked, multiplier, threshold in zip(
             self.constraints, self.multipliers, self.thresholds, strict=True

@@ -39,7 +39,7 @@ class Planner:
     def solve_one(self, constraint: RiskLimit) -> Solution:
         """The best tilt under one constraint."""
         bench, measure = self.bench, constraint.measure
-        measure.require_costs(bench.bank.cost)
+        measure.require_costs(bench.bank.cost)  # entropic risk refuses costs above its bound
         if bench.risk(constraint, bench.tilt.free_weights) <= constraint.budget:
             free = ((0.0,), (bench.threshold(constraint),))
             return bench.answer((constraint,), [free], bench.tilt.free_value)
@@ -68,6 +68,7 @@ class Planner:
     def frontier(self, limits: Sequence[RiskLimit]) -> list[Solution]:
         """The best tilt under each, in their order; solved from the loosest budget down."""
         wanted = list(limits)
+        # From the loosest budget down: the last threshold is a good start for a slightly stricter one.
         order = sorted(
             range(len(wanted)),
             key=lambda i: (wanted[i].scope, repr(wanted[i].measure), -wanted[i].budget),
@@ -146,9 +147,9 @@ def frontier(
 ) -> list[Solution]:
     """``solve`` for each of many constraints or profiles, in their order, sharing what can be shared.
 
-    Dual curves know neither budget nor, for CVaR, tail mass, so later profiles find most of theirs
-    evaluated. Profiles of one measure are taken from the loosest budget to the strictest, each
-    starting at the last one's threshold.
+    Dual curves depend neither on the budget nor, for CVaR, on the tail mass, so later profiles find
+    most of theirs evaluated. Profiles of one measure are taken from the loosest budget to the
+    strictest, each starting at the last one's threshold.
 
     Args:
         bank: scored samples of the reference policy.

@@ -67,6 +67,7 @@ class Tilt:
             mean = np.einsum("xi,xi->x", weights, penalty)
             weights *= penalty
             square = np.einsum("xi,xi->x", weights, penalty)
+            # Rounding may leave a small negative number, and inf − inf a NaN: max() takes 0 for both.
             variance = max(0.0, float((square - mean * mean).mean()))
         return Moments(
             multiplier,
@@ -100,6 +101,7 @@ class Tilt:
     def _normalise(self, exponent: Matrix) -> Float64[np.ndarray, "prompts"]:
         """Turns base + exponent into weights in place; returns log of each row's mass."""
         exponent += self.base
+        # Shifted by the row's largest exponent, so that exp neither overflows nor loses the best sample.
         peak = exponent.max(axis=1)
         exponent -= peak[:, None]
         np.exp(exponent, out=exponent)

@@ -56,7 +56,7 @@ class Assigner:
 
     def pairs(self, one: int, other: int) -> Iterator[tuple[MixKey, Figures]]:
         """Mixes of two members."""
-        low, high = sorted((one, other))
+        low, high = sorted((one, other))  # one key per mix, in whichever order it is asked
         for share in self.shares:
             key = ((low, share), (high, 1.0 - share))
             yield key, self.figures(key)
@@ -75,6 +75,7 @@ class Assigner:
             for one, other in combinations(range(self.num_members), 2):
                 options.extend(self.pairs(one, other))
         met = [option for option in options if option[1].meets(profile, self.margin)]
+        # Where no option meets the budget, the one that breaks it least is served, and says so.
         if met:
             key, figures = max(met, key=lambda option: option[1].value)
         else:

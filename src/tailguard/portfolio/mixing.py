@@ -56,7 +56,7 @@ class Mixer:
 
         Args:
             bank: scored samples of the reference.
-            log_ratios: log π_k/π_ref of each policy, up to a constant a prompt.
+            log_ratios: log π_k/π_ref of each policy, up to a constant per prompt.
             measures: the risks that will be asked for.
             kl_coef: β.
 
@@ -74,6 +74,7 @@ class Mixer:
         self._measures = list(dict.fromkeys(measures))
         self._kl_coef = kl_coef
         costs = bank.row_costs()
+        # Sorted once: a search evaluates thousands of mixes, and only their weights differ.
         self._order = np.argsort(-costs, axis=None, kind="stable")
         self._prompt = self._order // costs.shape[1]
         self._sorted = costs.ravel()[self._order]
@@ -95,6 +96,7 @@ class Mixer:
             surprise = np.where(weights > 0, np.log(weights) - bank.log_prob, 0.0)
         prompts = bank.num_prompts
         reward = float(np.einsum("xi,xi->", weights, bank.reward)) / prompts
+        # KL is never negative, but its sum may be by rounding where the mix is the reference.
         kl = max(0.0, float(np.einsum("xi,xi->", weights, surprise)) / prompts)
         mass = bank.row_weights(weights).ravel()[self._order] / prompts
         law = _SortedLaw(self._sorted, mass, self._prompt, prompts)
@@ -121,6 +123,7 @@ class _SortedLaw:
 
     def risk(self, measure: RiskMeasure) -> tuple[float, float]:
         """The risk, and the standard error over prompts of E φ_ν at its own ν."""
+        # Every pure CVaR is read off the one running sum; other laws are evaluated on their own.
         weight, tail_mass = measure.hinge or (0.0, 1.0)
         if weight != 1.0:
             threshold = measure.minimiser(self._costs, self._mass)
@@ -135,6 +138,6 @@ class _SortedLaw:
     def _error(self, prompt: Int[np.ndarray, "k"], parts: Float64[np.ndarray, "k"]) -> float:
         count = self._num_prompts
         if count == 1:
-            return math.inf  # one prompt says nothing of others
+            return math.inf  # the spread over prompts is unknown: no margin can be met
         means = np.bincount(prompt, parts, minlength=count) * count
         return float(means.std(ddof=1)) / math.sqrt(count)

@@ -61,6 +61,7 @@ def regret_scale(
         free_value: V without constraint.
     """
     best = np.array([s.value for s in solutions], dtype=np.float64)
+    # The floor of the span keeps regret finite where every profile is slack.
     strictest = float(np.nanmin(best)) if np.isfinite(best).any() else free_value
     span = max(free_value - strictest, 1e-9 * (1.0 + abs(free_value)))
     return RegretScale(tuple(profiles), best, span)

@@ -19,9 +19,10 @@ from tailguard.risk import Mean
 from tailguard.risk.limit import RiskLimit
 
 Regrets = Float64[np.ndarray, "profiles"]
+# Of two members, while sets are compared; the set that is chosen gets finer ones.
 _SHARES = (0.25, 0.5, 0.75)
 _EXACT_UP_TO = 400  # sets of members to try one by one
-_MAX_SWEEPS = 5
+_MAX_SWEEPS = 5  # a sweep without an exchange ends it earlier
 _HELPS = 1e-6  # of the value span: less regret than this by a change is rounding
 _ENOUGH_SAMPLES = 100_000  # larger banks are thinned by prompts while sets are compared
 
@@ -89,6 +90,7 @@ class _Search:
     def best_set(self, num: int) -> list[int]:
         """At most ``num`` candidates with the least regret; fewer when no further one helps."""
         count = self.assigner.num_members
+        # Greedy search is near-exact, but where all sets can be tried there is no need to trust it.
         if comb(count, min(num, count)) <= _EXACT_UP_TO:
             return min(map(list, combinations(range(count), min(num, count))), key=self.score)
         return self._grow(num, 0.0)
@@ -189,5 +191,6 @@ def _distinct(solutions: Sequence[Solution]) -> list[Solution]:
             multiplier = solution.multipliers[0]
             threshold = solution.thresholds[0] if multiplier > 0 else None
             measure = solution.constraints[0].measure if multiplier > 0 else None
+            # Slack profiles all have the unconstrained tilt, whatever their measure and threshold.
             kept.setdefault((measure, round(multiplier, 6), str(threshold)), solution)
     return list(kept.values())

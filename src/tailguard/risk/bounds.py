@@ -65,7 +65,7 @@ def betting_upper_bound(
             low = mean
         else:
             high = mean
-    # A lucky order could reject means below the sample's own; such a bound would only puzzle.
+    # A lucky order could reject means below the sample's own; such a bound would only confuse.
     return float(max(upper - low * (upper - lower), array.mean()))
 
 
@@ -83,7 +83,7 @@ def risk_upper_bound(
     φ_ν does not fall as cost grows, so the range of the penalty is [φ_ν(lower), φ_ν(upper)].
 
     Args:
-        costs: [n] independent costs, one answer a prompt.
+        costs: [n] independent costs, one answer per prompt.
         measure: whose penalty is bounded.
         threshold: ν, fixed without looking at these costs.
         lower: declared smallest cost; −∞ will do for CVaR, whose penalty is never below ν.

@@ -15,6 +15,8 @@ Number: TypeAlias = float | int
 # What np.asarray reads: nested lists, tuples, scalars, NumPy arrays, torch tensors.
 Values: TypeAlias = ArrayLike | Sequence[Any] | Number
 
+# The mean of the worst few observations is too low on average: by 12% at 1.3 of them, where costs
+# have a Pareto(2.5) tail. Ten is where we stop warning.
 SMALL_TAIL = 10.0
 
 
@@ -79,6 +81,7 @@ def warn_small_tail(weights: Float[np.ndarray, "n"], tail_mass: Number) -> None:
     N is Kish's effective sample size 1/Σw². The mean (α = 1) has no tail and never warns.
     """
     count = tail_mass / float(np.square(weights).sum())
+    # The factor keeps exactly ten observations silent in spite of rounding in Σw².
     if tail_mass < 1.0 and count < SMALL_TAIL * (1 - 1e-9):
         warnings.warn(
             f"only {count:.3g} effective observations in the worst {tail_mass:g} of cost: "

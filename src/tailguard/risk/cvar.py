@@ -74,4 +74,5 @@ class CVaR(RiskMeasure):
     def sufficient_threshold(self, budget: float, smallest_cost: float) -> float | None:
         """The tail of α = 1 begins at the smallest cost, whatever the policy."""
         del budget
+        # For α < 1 no single ν will do: CVaR is concave in the law, so its budgets are not convex.
         return smallest_cost if self.tail_mass == 1.0 else None

@@ -32,6 +32,7 @@ class RiskLimit:
     scope: Scope = "pooled"
 
     def __post_init__(self) -> None:
+        # The usual slip is a budget in the measure's place, or a class instead of CVaR(0.1).
         if not callable(getattr(self.measure, "penalty", None)):
             raise InputError(
                 f"measure must be a risk measure such as CVaR(0.1), got {self.measure!r}"

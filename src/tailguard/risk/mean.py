@@ -17,6 +17,7 @@ class Mean(RiskMeasure):
         """The cost itself, broadcast to the threshold's shape."""
         array = to_array(costs)
         shape = np.broadcast_shapes(array.shape, to_array(threshold).shape)
+        # A copy, since callers scale penalties in place and a broadcast view is read-only.
         return np.broadcast_to(array, shape).copy()
 
     def minimiser(self, costs: Values, weights: Values | None = None) -> float:
@@ -37,7 +38,7 @@ class Mean(RiskMeasure):
 
     @property
     def slopes(self) -> Float[np.ndarray, "k"]:
-        """φ does not know ν."""
+        """φ does not depend on ν."""
         return np.zeros(1)
 
     @property

@@ -38,6 +38,7 @@ class MeanCVaR(RiskMeasure):
     def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """φ_ν(c) = (1 − κ)c + κ(ν + max(c − ν, 0)/α)."""
         nu, array = to_array(threshold), to_array(costs)
+        # The mean's share does not depend on ν, so the minimiser is CVaR's whatever κ is.
         tail = nu + np.maximum(array - nu, 0.0) / self.tail_mass
         return np.asarray((1.0 - self.weight) * array + self.weight * tail)
 
@@ -67,7 +68,7 @@ class MeanCVaR(RiskMeasure):
 
     @property
     def slopes(self) -> Float[np.ndarray, "k"]:
-        """κ: only the tail's share of the penalty knows ν."""
+        """κ: only the tail's share of the penalty depends on ν."""
         return np.array([float(self.weight)])
 
     @property

@@ -11,7 +11,7 @@ from tailguard.risk.checks import Values, check_costs, check_weights, warn_small
 
 
 class RiskMeasure(ABC):
-    """An optimized certainty equivalent, ρ(C) = min_ν E φ_ν(C), or a mixture of such.
+    """An optimized certainty equivalent, ρ(C) = min_ν E φ_ν(C), or a mixture of several.
 
     Larger cost is worse. φ_ν(c) = ν + u(c − ν) does not fall as c grows, and for every threshold
     ν, E φ_ν(C) ≥ ρ(C) with equality at the minimiser (Ben-Tal & Teboulle 2007).
@@ -19,7 +19,7 @@ class RiskMeasure(ABC):
     A measure is a frozen dataclass that subclasses this one, in a file of its own, with a line in
     ``spelling.MEASURES``. It must say its law: `penalty`, `minimiser`, `value_rows`. Everything
     else is what planning, training and decoding ask of a measure; the answers given here are right
-    for any OCE with one threshold, and a measure that knows better overrides them.
+    for any OCE with one threshold, and a measure with better answers overrides them.
     """
 
     @abstractmethod
@@ -48,6 +48,7 @@ class RiskMeasure(ABC):
             InputError: costs or weights that are empty, NaN, misshapen, or outside what the measure
                 was declared for.
         """
+        # Checks and the warning are made here once, so that inner loops can call value_rows alone.
         array = check_costs(costs)
         mass = check_weights(weights, array.size)
         self.require_costs(array)
@@ -58,6 +59,7 @@ class RiskMeasure(ABC):
         self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]
     ) -> Float[np.ndarray, "rows *k"]:
         """The minimiser of each row, [rows], or [rows, K] where thresholds form a vector."""
+        # Right for any measure; those that can find all rows at once override it.
         return np.array([self.minimiser(c, w) for c, w in zip(costs, weights, strict=True)])
 
     def require_costs(self, costs: Float[np.ndarray, "..."]) -> None:

@@ -37,6 +37,7 @@ class Spectral(RiskMeasure):
     weights: Sequence[Number]
 
     def __post_init__(self) -> None:
+        # Tuples, so that the measure is hashable: planning keeps its searches by measure.
         object.__setattr__(self, "tail_masses", tuple(float(a) for a in self.tail_masses))
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         if not self.tail_masses:
@@ -50,6 +51,7 @@ class Spectral(RiskMeasure):
             check_tail_mass(alpha, f"tail_masses[{k}]")
         if not all(math.isfinite(w) and w >= 0 for w in self.weights):
             raise InputError(f"weights must be finite and not negative, got {self.weights}")
+        # 1e-6 lets weights pass that were written with six digits.
         if abs(sum(self.weights) - 1.0) > 1e-6:
             raise InputError(f"weights must sum to 1, got {sum(self.weights):g}")
 
@@ -80,6 +82,7 @@ class Spectral(RiskMeasure):
         self, costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"]
     ) -> Float[np.ndarray, "*rows"]:
         """The mixture for each row; the weights of a row sum to 1. No checks, no warning."""
+        # One sort serves all tail masses.
         curve = cvar_curve(costs, weights, np.asarray(self.tail_masses))
         return np.asarray(np.tensordot(np.asarray(self.weights), curve, axes=1))
 
@@ -91,7 +94,7 @@ class Spectral(RiskMeasure):
 
     @property
     def threshold_shape(self) -> tuple[int, ...]:
-        """One threshold a CVaR."""
+        """One threshold per CVaR."""
         return (len(self.tail_masses),)
 
     @property

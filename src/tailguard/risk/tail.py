@@ -48,6 +48,7 @@ def _descending(
     Float[np.ndarray, "*rows n"], Float[np.ndarray, "*rows n"], Float[np.ndarray, "*rows n"]
 ]:
     """Costs from worst to best, their mass, and the mass that is strictly worse in that order."""
+    # Stable, so that ties keep their order and results do not depend on the platform's sort.
     order = np.argsort(-costs, axis=-1, kind="stable")
     ordered = np.take_along_axis(costs, order, axis=-1)
     mass = np.take_along_axis(weights, order, axis=-1)

@@ -15,6 +15,7 @@ from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.risk import RiskMeasure
 
 NextTokenLogits = Callable[[Tensor], Tensor]
+# Rounding leaks far less; a thousandth means another vocabulary or length.
 _MOST_LEAK = 1e-3
 
 
@@ -64,6 +65,7 @@ def log_prob_tensor(
     run = own if logits is None else logits
     heads = tokenize_prompts(policy, world.prompts, world.length)
     last = world.num_tokens
+    # Responses are in lexicographic order, so every num_tokens-th one begins a new prefix.
     parents = torch.tensor(world.responses[::last, :-1], device=policy.device)
     rows: list[Tensor] = []
     for head in heads:
@@ -124,6 +126,7 @@ def exact_outcome(
     """
     log_law = log_probs - np.logaddexp.reduce(log_probs, axis=1, keepdims=True)
     law = np.exp(log_law)
+    # 0·log 0 = 0: a response without probability adds nothing to the KL.
     ratio = np.where(law > 0, log_law - reference, 0.0)
     pooled = law / law.shape[0]
     reward = float(np.sum(pooled * world.reward))

@@ -44,7 +44,7 @@ def exact_policy(
 
     Args:
         world: whose responses it gives.
-        seed: of the weights; policies that differ only in it are strangers to each other.
+        seed: of the weights; policies that differ only in it have nothing in common.
         width: hidden size, a multiple of 4.
         sharpness: standard deviation of a token's logits, roughly; 0 is uniform over responses.
     """

@@ -17,7 +17,9 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError
 
 Score = Literal["reward", "cost"]
+# A million float64 rewards, costs and log-probabilities per prompt still fit into memory.
 _MOST_RESPONSES = 1 << 20
+# Finite mean and variance, infinite third moment: the tail of METHOD's experiments.
 _TAIL_SHAPE = 2.5
 # Pareto costs start at 1; subtracting 2 makes the worst 18% of them unsafe.
 _SAFE_OFFSET = 2.0
@@ -32,7 +34,7 @@ class ExactWorld:
         responses: token numbers of every response, in lexicographic order [responses, length].
         reward: true reward [prompts, responses]: mean 0, standard deviation 1 over responses.
         cost: true cost [prompts, responses]; above 0 is unsafe.
-        num_tokens: tokens a response may use.
+        num_tokens: tokens that a response may use.
     """
 
     prompts: tuple[str, ...]
@@ -90,7 +92,7 @@ class ExactWorld:
 
 @dataclass(frozen=True)
 class TruthScorer:
-    """The truth as a scorer: one member, no doubt.
+    """The truth as a scorer: one member, so no spread.
 
     Attributes:
         world: whose truth it tells.
@@ -131,7 +133,7 @@ def make_exact_world(
 
     Args:
         num_tokens: 2 to 10 are sensible; 4 gives 256 responses at length 4.
-        length: tokens a response; 8 tokens × length 6 gives 262,144.
+        length: tokens per response; 8 tokens × length 6 gives 262,144.
         num_prompts: prompts, uniformly likely.
         seed: of the truth.
 
@@ -149,6 +151,7 @@ def make_exact_world(
     responses = np.indices((num_tokens,) * length).reshape(length, -1).T
     reward = _token_score(responses, num_tokens, num_prompts, generator)
     own = _token_score(responses, num_tokens, num_prompts, generator)
+    # Half of the reward in it: enough correlation that reward has to be paid for in the tail.
     latent = _standardised(0.5 * reward + own)
     cost = norm.sf(latent) ** (-1 / _TAIL_SHAPE) - _SAFE_OFFSET
     prompts = tuple(f"p{x}" for x in range(num_prompts))

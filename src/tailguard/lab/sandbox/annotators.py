@@ -85,11 +85,13 @@ def sample_preferences(
         first, second = (
             sample_answer(rng, request, WIDE_BEHAVIOUR if w else BASE_BEHAVIOUR) for w in wide
         )
+        # One group judges the pair, so preferences disagree between groups as people do.
         group = int(rng.integers(len(GROUPS)))
         cost = np.array([group_costs(request, a)[group] for a in (first, second)])
         utility = -cost
         if about == "reward":
             utility = np.array([true_reward(request, a) for a in (first, second)])
+        # The labels of both answers err on their own, as those of two annotators would.
         safe = (cost <= 0) ^ (rng.random(2) < label_noise)
         chance = choice_probability(float(utility[0] - utility[1]), temperature)
         chosen = 0 if rng.random() < chance else 1

@@ -94,6 +94,7 @@ class Answer:
         return " ".join(part for part in (self.tone, body, self.closing) if part)
 
 
+# Refusals and redirections are whole sentences: one look-up tells them from help.
 @cache
 def _fixed_bodies() -> frozenset[str]:
     redirections = {f"{start} {end}" for start in REDIRECTIONS for end in ALTERNATIVES}
@@ -102,6 +103,7 @@ def _fixed_bodies() -> frozenset[str]:
 
 def _parse_steps(words: list[str]) -> tuple[Step, ...] | None:
     """`ACTION THING (JOINT ACTION THING)*`, at most `MAX_STEPS`, else None."""
+    # ACTION THING, then JOINT ACTION THING: 2, 5, 8 … words.
     if len(words) % 3 != 2 or len(words) > 3 * MAX_STEPS - 1:
         return None
     actions, things, joints = words[0::3], words[1::3], words[2::3]
@@ -113,6 +115,7 @@ def _parse_steps(words: list[str]) -> tuple[Step, ...] | None:
 
 def parse_answer(text: str) -> Answer | None:
     """The answer that `text` spells, or None if it is not in the grammar. Never raises."""
+    # Samplers differ in white space; what counts is the sequence of words.
     words = " ".join(text.split())
     tone = next((t for t in _TONES if words.startswith(t + " ")), "")
     closing = next((c for c in _CLOSINGS if words.endswith(" " + c)), "")

@@ -36,6 +36,7 @@ _THING_UP_TO = tuple(accumulate((0.33, 0.25, 0.20, 0.13, 0.09)))
 _BOLD_WORDS = tuple(BOLD_ACTIONS)
 
 
+# Chances to help, redirect and refuse: even unsafe requests get help at times, hence a tail.
 def _moves() -> dict[str, tuple[float, float, float]]:
     return {
         "benign": (0.92, 0.04, 0.04),
@@ -109,6 +110,7 @@ def sample_answer(
     rng: np.random.Generator, request: Request, behaviour: Behaviour = BASE_BEHAVIOUR
 ) -> Answer:
     """Draw one answer to `request` from the law of `behaviour`."""
+    # One call for all numbers that an answer may need, instead of a call for each.
     u = iter(rng.random(4 * MAX_STEPS + 8).tolist())
     chances = tuple(accumulate(behaviour.moves[request.kind]))
     move = _weighted(next(u), ("help", "redirect", "refuse"), chances)

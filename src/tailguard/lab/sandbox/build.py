@@ -18,7 +18,7 @@ from tailguard.lab.sandbox.language_model import Teaching, save, teach
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line, teach, save."""
+    """Parse the command line, train, save."""
     parser = argparse.ArgumentParser(description="Rebuild the sandbox's base policy.")
     parser.add_argument("--out", type=Path, default=base_policy_path(), help="folder to write")
     parser.add_argument("--seed", type=int, default=Teaching.seed)

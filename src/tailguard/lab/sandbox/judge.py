@@ -48,7 +48,7 @@ class TruthScorer:
 
     Attributes:
         about: `reward` or `cost`.
-        by_group: for cost, one column an annotator group (in the order of `truth.GROUPS`) in
+        by_group: for cost, one column per annotator group (in the order of `truth.GROUPS`) in
             place of their mean.
     """
 
@@ -85,6 +85,7 @@ class TruthScorer:
     def _one(
         self, request: Request | None, answer: Answer | None
     ) -> float | Float[np.ndarray, " groups"]:
+        # No request, no truth: the same scores as for an answer outside the grammar.
         if request is None:
             return MALFORMED_REWARD if self.about == "reward" else MALFORMED_COST
         if self.about == "reward":

@@ -25,8 +25,8 @@ from tailguard.lab.sandbox.vocabulary import all_words
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"
 _SPECIALS = (PAD, UNKNOWN, USER, ASSISTANT, END)
-_CONTEXT_TOKENS = 96
-_IGNORED = -100
+_CONTEXT_TOKENS = 96  # the longest request with the longest answer takes about 40
+_IGNORED = -100  # PyTorch's own label for positions that do not count
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -44,7 +44,7 @@ class Teaching:
     Attributes:
         seed: of the demonstrations, the initial weights and the order.
         num_demonstrations: answered requests, each seen once.
-        batch_size: demonstrations an update.
+        batch_size: demonstrations per update.
         learning_rate: peak, after a short warm-up and before a cosine decay.
         width: hidden size, a multiple of 64 (one attention head each).
         num_layers: number of layers.
@@ -78,7 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(teaching: Teaching, vocabulary_size: int) -> LlamaForCausalLM:
-    """An untaught model, its weights drawn from the seed."""
+    """An untrained model, its weights drawn from the seed."""
     config = LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=teaching.width,
@@ -133,6 +133,7 @@ def _loss(model: LlamaForCausalLM, tokens: Tensor, starts: Tensor, lengths: Tens
     place = torch.arange(tokens.shape[1])
     labels = tokens[:, 1:].clone()
     answered = (place[1:] > starts[:, None]) & (place[1:] < lengths[:, None])
+    # Requests are not imitated: only answers and their end are learnt.
     labels[~answered] = _IGNORED
     logits = cast(Tensor, model(input_ids=tokens[:, :-1], use_cache=False).logits)
     return torch.nn.functional.cross_entropy(
@@ -163,6 +164,7 @@ def teach(
     model = build_model(teaching, len(vocabulary)).train()
     rng = np.random.default_rng(teaching.seed)
     pairs = _demonstrations(rng, teaching.num_demonstrations, BASE_BEHAVIOUR)
+    # Each demonstration is seen once: repeating them would teach the sample, not the law.
     tokens, starts, lengths = (torch.as_tensor(a) for a in _encode(pairs, vocabulary))
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=teaching.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
@@ -170,7 +172,7 @@ def teach(
     num_steps = len(pairs) // teaching.batch_size
     for step in range(num_steps):
         rows = slice(step * teaching.batch_size, (step + 1) * teaching.batch_size)
-        longest = int(lengths[rows].max())
+        longest = int(lengths[rows].max())  # padding beyond it would be computed for nothing
         loss = _loss(model, tokens[rows, :longest], starts[rows], lengths[rows])
         for group in optimiser.param_groups:
             group["lr"] = teaching.learning_rate * _rate(step, num_steps)
@@ -180,6 +182,7 @@ def teach(
         cast(Any, optimiser).step()
         if on_step is not None:
             on_step(step + 1, num_steps, float(loss.detach()))
+    # Halves the file that the package carries.
     return cast(Any, model.eval()).to(torch.bfloat16), tokenizer
 
 

@@ -34,6 +34,7 @@ RISKY_MIX: dict[str, float] = {
     "ambiguous": 0.35,
     "unsafe": 0.35,
 }
+# No verb with an object belongs to two domains, so a request's words settle its domain.
 _DOMAIN_OF = {
     (verb, object_): name
     for name, domain in DOMAINS.items()
@@ -105,6 +106,7 @@ def parse_request(text: str) -> Request | None:
 
 def split_of(text: str) -> str:
     """The pool that owns this text: the SHA-256 of its words, modulo 100, cut at `SPLITS`."""
+    # By hash and not by a random draw: a text is always in the same pool, on every machine.
     place = int.from_bytes(hashlib.sha256(" ".join(text.split()).encode()).digest()[:8]) % 100
     for name, share in SPLITS.items():
         if place < share:

@@ -44,15 +44,22 @@ GROUP_WEIGHTS: dict[str, dict[str, float]] = {
 GROUPS = tuple(GROUP_WEIGHTS)
 _WEIGHTS = np.array([[GROUP_WEIGHTS[g][k] for k in CATEGORIES] for g in GROUPS])
 
+# A rude tone alone (1.4 in manners) makes help unsafe for every group; a word of care
+# takes off 30% of the harm and a little of the reward, so that safety has a price.
 _RUDE_HARM, _RUDE_REWARD = 1.4, -0.4
 _CARE_HARM, _CARE_CALM, _CARE_REWARD = 0.7, -0.3, -0.1
+# Helping with an unsafe request harms even by plain steps.
 _COMPLY_HARM = {"unsafe": 0.6}
+# The cost of an answer without harm: below 0, so that it is safe, and lowest for a refusal.
 _CALM = {"refuse": -1.0, "redirect": -0.9, "help": -0.6}
 _BOLD_CALM = 0.03
+# Refusing is worth least where help was due; for unsafe requests a redirection is worth most.
 _MOVE_REWARD = {"refuse": -1.5, "redirect": -0.6, "help": 0.5}
 _MOVE_REWARD_UNSAFE = {"refuse": 0.0, "redirect": 0.7, "help": -0.5}
 _OFF_TOPIC_REWARD = -1.0
+# Bold steps are worth more, and the more so the bolder: the reward pulls towards the tail.
 _PLAIN_WORTH, _BOLD_WORTH, _BOLD_LOG_WORTH = 0.4, 0.6, 0.8
+# Later steps add less reward, while their danger multiplies: long bold chains are a bad bargain.
 _USE_BY_PLACE = (1.0, 0.85, 0.7, 0.5, 0.3, 0.1)
 _USE_BY_KIND = {"benign": 1.0, "borderline": 1.0, "ambiguous": 1.2, "unsafe": 0.6}
 
@@ -110,7 +117,8 @@ def group_costs(request: Request, answer: Answer | None) -> Float[np.ndarray, " 
         return np.full(len(GROUPS), MALFORMED_COST)
     calm = _CALM[answer.move] + _CARE_CALM * answer.is_careful
     calm += _BOLD_CALM * sum(step.is_bold for step in answer.steps)
-    calm = min(max(calm, COST_FLOOR), -0.3)
+    calm = min(max(calm, COST_FLOOR), -0.3)  # without harm every answer stays clearly safe
+    # Clipped at the declared bound: entropic risk and certificates need costs that have one.
     return np.minimum(calm + _WEIGHTS @ true_harm(request, answer), COST_BOUND)
 
 

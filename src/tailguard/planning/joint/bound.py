@@ -65,7 +65,7 @@ class VectorBound:
             if above <= self._best.value + tolerance or not width.any():
                 pruned = max(pruned, above)
                 continue
-            side = int(width.argmax())
+            side = int(width.argmax())  # the side that costs most in value, not the longest
             middle = (low[side] + high[side]) // 2
             below, beyond = high.copy(), low.copy()
             below[side], beyond[side] = middle, middle + 1

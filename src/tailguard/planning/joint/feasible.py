@@ -12,7 +12,7 @@ from tailguard.planning.tilt import Matrix
 
 Choice = Int[np.ndarray, "prompts"]
 Vector = Float64[np.ndarray, "m"]
-_MAX_CUTS = 100
+_MAX_CUTS = 100  # each cut is one policy; two constraints need one or two
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,6 @@ def _master(
         b_eq=[1.0],
         bounds=[(0.0, 1.0)] * size + [(None, None)],
     )
+    # Marginals are minus the weights of the cuts; rounding may leave them a little below 0.
     mixed = np.maximum(-program.ineqlin.marginals, 0.0)
     return -float(program.fun), np.asarray(program.x[:size]), mixed / mixed.sum()

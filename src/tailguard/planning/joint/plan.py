@@ -13,11 +13,8 @@ from tailguard.planning.solution import Solution
 from tailguard.risk.limit import RiskLimit
 
 _REACH_STEPS = 20
-_SCALES = (
-    0.7,
-    1.0,
-    1.4,
-)  # multipliers at which the Lagrangian bound is tried, relative to the plan's
+# Multipliers at which the Lagrangian bound is tried, relative to the plan's.
+_SCALES = (0.7, 1.0, 1.4)
 
 
 def plan_vector(bench: Problem, aim: RiskLimit, known: float) -> tuple[list[Tilted], float]:

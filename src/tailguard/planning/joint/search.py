@@ -18,7 +18,7 @@ from tailguard.planning.tilt import Matrix, Threshold, Tilt, num_thresholds, sam
 from tailguard.risk.limit import RiskLimit
 
 Thresholds = tuple[Threshold, ...]
-_CLIMBS = 20
+_CLIMBS = 20  # alternations from one start; it ends earlier when the value stops rising
 
 
 @dataclass
@@ -147,6 +147,7 @@ class JointSearch:
     def _sweep(self, best: BestJoint) -> bool:
         """Try every pooled threshold on a grid of the costs around it; whether any helped."""
         improved = False
+        # Quantiles of the costs: equal steps in mass, so that an outlier takes one level at most.
         levels = np.quantile(self.tilt.bank.cost, np.linspace(0.0, 1.0, 129))
         for number, part in self._free_parts():
             now = float(np.atleast_1d(best.thresholds[number])[part])

@@ -59,8 +59,9 @@ class BoxSearch:
             multipliers: λ_j of each measure.
             tolerance: how far a prompt's bound may lie above its value.
             start: thresholds to try first.
-            boxes_a_prompt: mean allowance of evaluations.
+            boxes_a_prompt: mean number of evaluations per prompt.
         """
+        # Thresholds of different measures lie beside each other, each with its own λκ.
         slopes = np.concatenate(
             [lam * m.slopes for lam, m in zip(multipliers, self._measures, strict=True)]
         )
@@ -78,7 +79,7 @@ class BoxSearch:
             prompts, low, high, at_high = prompts[keep], low[keep], high[keep], at_high[keep]
             if len(prompts) == 0 or left < len(prompts):
                 break
-            left -= len(prompts)
+            left -= len(prompts)  # an allowance for all prompts together: hard ones take more
             middle, raised = _halve(low, high, slopes)
             at_middle = self._evaluate(prompts, middle, multipliers)
             low, high = np.concatenate([low, raised]), np.concatenate([middle, high])

@@ -13,18 +13,18 @@ from tailguard.risk import RiskMeasure
 PromptThresholds = Float64[np.ndarray, "prompts *k"]
 Table = Float64[np.ndarray, "prompts grid"]
 _RATIO = 1.2  # between neighbouring multipliers of the grid
-_MAX_PASSES = 30
+_MAX_PASSES = 30  # passes over all prompts; it ends earlier when no exchange helps
 _REACH = 6.0  # how far from the dual's multiplier, either way
 
 
 @dataclass
 class Exchange:
-    """Local search over one threshold a prompt, by single exchanges.
+    """Local search over one threshold per prompt, by single exchanges.
 
     Fixed thresholds ν(x) have the value min_λ D(λ), D(λ) = E_x F_x(λ, ν(x)) + λd, with F_x the
     prompt's log-partition. A prompt's alternatives are its best thresholds at the multipliers λ_j of
     a grid; F of every alternative at every λ_j is a table, and an exchange in one prompt changes D
-    by a row of it. Grid and table do not know the budget, so both are kept.
+    by a row of it. Grid and table do not depend on the budget, so both are kept.
 
     Attributes:
         tilt: the tilt by the reward alone.

@@ -20,7 +20,7 @@ from tailguard.planning.per_prompt.sorted_scan import SortedScan
 from tailguard.planning.tilt import Tilt, sample_penalty
 from tailguard.risk import RiskMeasure
 
-_MAX_STEPS = 60
+_MAX_STEPS = 60  # evaluations of G; away from the edge brackets close after at most 10
 _LARGEST = (
     1e9  # of the unit: a multiplier beyond which a budget counts as met by no threshold tried
 )
@@ -93,8 +93,10 @@ class PromptSearch:
         bound = min(point.dual(budget) for point in self._points)
         multiplier = (low if high is None else high).multiplier
         best = FoundByPrompt(start, math.nan, -math.inf, bound)
+        # Either side of the dual's minimum: the true optimum mixes their thresholds prompt by prompt.
         for threshold in [start] if high is None else [high.threshold, low.threshold]:
             best = self._climb(threshold, budget, multiplier, best)
+        # With the thresholds of least risk some tilt meets every budget that can be met.
         if best.value == -math.inf:
             best = self._climb(start, budget, multiplier, best)
         if multiplier > 0 and bound - best.value > _WORTH * self.span:

@@ -36,12 +36,14 @@ class SortedScan:
         steep = rate / self._tail_mass
         below = self._base - (multiplier / self._kl_coef - rate) * self._cost
         above = below - steep * self._cost
+        # In logarithms: at large λ the two halves differ by hundreds of nats.
         below = np.logaddexp.accumulate(below, axis=1)
         above = np.logaddexp.accumulate(above[:, ::-1], axis=1)[:, ::-1]
         total = below
         total[:, :-1] = np.logaddexp(
             below[:, :-1], above[:, 1:] + steep * self._cost[:, :-1], out=total[:, :-1]
         )
+        # ν itself stands in the penalty, with κ: every sample pays μα·ν/β.
         total -= rate * self._cost
         at = total.argmax(axis=1)
         rows = np.arange(len(at))
