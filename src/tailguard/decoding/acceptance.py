@@ -55,15 +55,18 @@ class AcceptanceChoice:
     Attributes:
         level: answers whose upper bound on cost is above it are withheld.
         threshold: ν, the measure's minimiser on what was served: for the certificate.
+        smallest_cost: the smallest that was served; certificates count smaller ones as this much.
         risk: risk of what was served, fallbacks included.
         expected_bound: what had to be within the budget: the risk, or the certificate to be
             expected, each with a margin for chance.
         acceptance_rate: share of answers accepted.
-        met: whether it was; else the safest level was taken.
+        met: whether it was; else what came nearest was taken, or nothing is accepted where no level
+            can be bounded at all.
     """
 
     level: float
     threshold: Threshold
+    smallest_cost: float
     risk: float
     expected_bound: float
     acceptance_rate: float
@@ -86,7 +89,8 @@ def choose_acceptance_level(
     The level is per answer while the budget is on the pooled tail, so it is chosen by what the
     served mixture of answers and fallbacks risks, not set to the budget. It is the loosest one
     whose risk, or whose expected certificate, meets the budget with a margin for chance; where no
-    level's does, the one that comes nearest. So a stricter budget never has a looser level.
+    level's does, the one that comes nearest; where nothing can be bounded, the level that accepts
+    nothing. So a stricter budget never has a looser level.
 
     Args:
         costs: of the answers that would be served with no level.
@@ -118,6 +122,8 @@ def choose_acceptance_level(
     # Nothing meets the budget: take what comes nearest, and say so by `met`.
     bounded = [margin_of.added(choice) for choice in choices]
     nearest = min(choice.expected_bound for choice in bounded)
+    if not math.isfinite(nearest):
+        return bounded[0]  # all are equally unknown: the strictest, for the loosest would fail open
     return next(choice for choice in reversed(bounded) if choice.expected_bound == nearest)
 
 
@@ -137,6 +143,37 @@ def reasons_withheld(verdicts: Verdicts, level: float) -> list[str]:
         else SCORE_UNAVAILABLE
         for bound in verdicts.bound.tolist()
     ]
+
+
+def certified_risk(
+    costs: Float[np.ndarray, " n"],
+    measure: RiskMeasure,
+    choice: AcceptanceChoice,
+    *,
+    largest_cost: float,
+    confidence: float,
+) -> float:
+    """Upper confidence bound on the risk of what is served, on prompts that chose nothing.
+
+    Costs below the smallest one of calibration are raised to it. That only raises E φ_ν, so the
+    bound holds; and it gives the penalty of measures that go on falling (the mean's) the finite
+    range without which nothing could be certified.
+
+    Args:
+        costs: of what is served, fallbacks included [n].
+        measure: ρ.
+        choice: made on other prompts; its threshold and smallest cost are used.
+        largest_cost: declared.
+        confidence: in (0, 1).
+    """
+    return risk_upper_bound(
+        np.maximum(costs, choice.smallest_cost),
+        measure,
+        choice.threshold,
+        lower=choice.smallest_cost,
+        upper=largest_cost,
+        confidence=confidence,
+    )
 
 
 def _levels(bounds: np.ndarray) -> list[float]:
@@ -170,7 +207,15 @@ def _choice(level: float, answers: _Answers, measure: RiskMeasure) -> Acceptance
         risk = measure.value(served)
     # The certificate needs a ν that was fixed beforehand: this one, from calibration prompts.
     threshold = as_threshold(measure.minimiser(served))
-    return AcceptanceChoice(level, threshold, risk, math.inf, float(keep.mean()), met=False)
+    return AcceptanceChoice(
+        level=level,
+        threshold=threshold,
+        smallest_cost=float(served.min()),
+        risk=risk,
+        expected_bound=math.inf,
+        acceptance_rate=float(keep.mean()),
+        met=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -194,12 +239,12 @@ class _Margin:
         if self.num_certification is not None:
             # As many as will certify: the bound depends on how many there are.
             repeated = np.resize(served, self.num_certification)
-            bound = risk_upper_bound(
+            bound = certified_risk(
                 # A fixed order: the choice must be the same each time it is made.
                 np.random.default_rng(0).permutation(repeated),
                 self.measure,
-                choice.threshold,
-                upper=self.largest_cost,
+                choice,
+                largest_cost=self.largest_cost,
                 confidence=self.confidence,
             )
             spread += 1.0 / self.num_certification

@@ -19,6 +19,7 @@ from tailguard.decoding.profile import (
     DecodingSetting,
     match_profile,
 )
+from tailguard.decoding.strategy import Strategy, draw_once
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy
 from tailguard.errors import InputError
@@ -65,6 +66,7 @@ class Decoder:
         cost_scorer: Scorer,
         reward_scorer: Scorer | None = None,
         batch_size: int = 64,
+        strategy: Strategy = draw_once,
     ) -> None:
         """Join the parts.
 
@@ -74,6 +76,8 @@ class Decoder:
             cost_scorer: ensemble that decides whether a finished answer is served.
             reward_scorer: its scores are reported with those of cost.
             batch_size: rows (prompts × candidates) in one forward pass.
+            strategy: how drafts are drawn. Levels and certificates hold for the strategy that they
+                were calibrated with.
 
         Raises:
             InputError: no profiles, or one whose policy is not there or lacks the heads it needs, or
@@ -95,6 +99,7 @@ class Decoder:
         self._cost_scorer = cost_scorer
         self._reward_scorer = reward_scorer
         self._batch_size = batch_size
+        self._strategy = strategy
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
@@ -191,23 +196,29 @@ class Decoder:
         if not all(stop):
             raise InputError("stop: an empty text; leave it out")
         guided_policy = self._policies[setting.policy]
-        guided = guide_responses(
-            guided_policy.policy,
-            prompts,
-            _guidance(guided_policy, setting),
-            max_new_tokens=setting.max_new_tokens,
-            law=SamplingLaw(setting.temperature, setting.top_p),
-            seeds=prompt_seeds(seed, len(prompts)) if isinstance(seed, int) else seed,
-            batch_size=self._batch_size,
-        )
-        return draft_answers(
-            prompts,
-            guided,
-            setting,
-            cost_scorer=self._cost_scorer,
-            reward_scorer=self._reward_scorer,
-            stop=stop,
-        )
+        guidance = _guidance(guided_policy, setting)
+
+        def draw(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Draft]:
+            guided = guide_responses(
+                guided_policy.policy,
+                prompts,
+                guidance,
+                max_new_tokens=setting.max_new_tokens,
+                law=SamplingLaw(setting.temperature, setting.top_p),
+                seeds=seeds,
+                batch_size=self._batch_size,
+            )
+            return draft_answers(
+                prompts,
+                guided,
+                setting,
+                cost_scorer=self._cost_scorer,
+                reward_scorer=self._reward_scorer,
+                stop=stop,
+            )
+
+        seeds = prompt_seeds(seed, len(prompts)) if isinstance(seed, int) else seed
+        return self._strategy(draw, prompts, seeds)
 
     def settle(
         self,

@@ -19,7 +19,7 @@ def build_judge(work: Work) -> Judge:
         InputError: no pairs are left to fit one on.
     """
     name = JUDGE_OF_DATA[work.recipe.data.source]
-    judge = JUDGES[name](JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps))
+    judge = JUDGES[name].build(JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps))
     if judge is None:
         raise InputError(
             "evaluate: no pairs are left for an independent judge; give data.reward_pairs and"

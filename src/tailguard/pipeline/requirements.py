@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
-from tailguard.evaluation.judges.embedding import has_encoder
+from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES
 from tailguard.pipeline.decoder_artifact import GUIDED_TWICE
 from tailguard.pipeline.stages.evaluate import NO_EVALUATION_PROMPTS
 
@@ -100,16 +100,13 @@ def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
     if not data.evaluation_prompts:
         yield "evaluate", NO_EVALUATION_PROMPTS
+    judge = JUDGES[JUDGE_OF_DATA[data.source]]
     for name in ("reward_pairs", "cost_pairs"):
-        if not getattr(data, name):
+        if judge.needs_pairs and not getattr(data, name):
             yield (
                 "evaluate",
                 f"data.{name}: none; name files of pairs: the independent judge is fitted on a"
                 " share of them (data.judge_fraction)",
             )
-    if not has_encoder():
-        yield (
-            "evaluate",
-            "the independent judge's sentence encoder is not installed; run"
-            " pip install 'tailguard[judge]'",
-        )
+    if (missing := judge.missing()) is not None:
+        yield "evaluate", missing

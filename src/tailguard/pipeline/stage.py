@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from pydantic import BaseModel
 
 from tailguard.artifacts import Header, Json, build_artifact
 from tailguard.config import Recipe
@@ -21,6 +23,24 @@ class Progress(Protocol):
     def __call__(self, what: str, done: int, total: int) -> None:
         """Say that ``done`` of ``total`` steps of ``what`` are done."""
         ...
+
+
+Settings = TypeVar("Settings")
+
+
+def settings_of(kind: Callable[..., Settings], section: BaseModel, **given: object) -> Settings:
+    """A settings class of an algorithm, filled from the recipe's keys of the same names.
+
+    So an option reaches its effect in two files: the recipe's section, and the class whose field of
+    that name is used. Keys that the class does not have are not for it.
+
+    Args:
+        kind: the class, such as `RLOOSettings`.
+        section: of the recipe.
+        **given: fields that the section has under other names, or not at all.
+    """
+    shared = inspect.signature(kind).parameters.keys() & type(section).model_fields.keys()
+    return kind(**{name: getattr(section, name) for name in shared} | given)
 
 
 def silent(what: str, done: int, total: int) -> None:

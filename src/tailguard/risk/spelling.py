@@ -74,7 +74,7 @@ def parse_measure(
     for key in wanted:
         if key not in found:
             if usual.get(key) is None:
-                raise InputError(f"measure {name} needs {key}; give it", parameter=key)
+                raise InputError(f"measure {name} needs {key}: write {name}:{key}=…", parameter=key)
             found[key] = usual[key]
     return MEASURES[name](**found)
 

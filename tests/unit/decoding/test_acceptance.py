@@ -10,10 +10,11 @@ from tailguard.decoding.acceptance import (
     DEFAULT_FALLBACK,
     SCORE_UNAVAILABLE,
     Verdicts,
+    certified_risk,
     reasons_withheld,
 )
 from tailguard.errors import InputError
-from tailguard.risk import CVaR, cvar_upper_bound
+from tailguard.risk import CVaR, Mean, MeanCVaR, cvar_upper_bound
 
 LARGEST = 5.0
 MEASURE = CVaR(0.1)
@@ -104,6 +105,36 @@ def test_answers_without_a_finite_bound_are_never_accepted():
     choice = _choose((costs, np.full_like(bounds, np.inf), fallback), LARGEST)
     assert choice.acceptance_rate == 0.0
     assert choice.risk == pytest.approx(-0.9)
+
+
+@pytest.mark.parametrize("measure", [Mean(), MeanCVaR(0.1, 0.5), CVaR(0.1)], ids=repr)
+def test_measures_whose_penalty_goes_on_falling_are_bounded_too(measure):
+    """The mean's penalty has no least value; raising small costs gives it one, safely."""
+    kept = []
+    for seed in range(40):
+        costs, bounds, fallback = _answers(seed, 500)
+        choice = choose_acceptance_level(
+            costs,
+            _verdicts(bounds),
+            fallback,
+            measure=measure,
+            budget=0.3,
+            largest_cost=LARGEST,
+            num_certification=2000,
+        )
+        assert choice.met
+        fresh = _served(_answers(1000 + seed, 2000), choice.level)
+        bound = certified_risk(fresh, measure, choice, largest_cost=LARGEST, confidence=0.95)
+        assert bound >= measure.value(fresh)
+        kept.append(bound <= 0.3)
+    assert sum(kept) >= 34
+
+
+def test_where_nothing_can_be_bounded_nothing_is_accepted():
+    one = (np.array([0.5]), np.array([0.6]), np.array([-0.9]))  # the spread of one is unknown
+    choice = _choose(one, 5.0)
+    assert not choice.met
+    assert choice.acceptance_rate == 0.0
 
 
 def test_refuses_scores_that_are_missing():

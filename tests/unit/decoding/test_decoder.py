@@ -296,6 +296,36 @@ def test_one_member_does_not_know_its_doubt(policy, heads):
         decoder(policy, lone_head).generate(["a"])
 
 
+@dataclasses.dataclass(frozen=True)
+class RedrawOnce:
+    """A strategy of a user's own: answers whose bound exceeds a limit are drawn once again."""
+
+    above: float
+
+    def __call__(self, draw, prompts, seeds):
+        drafts = draw(prompts, seeds)
+        again = [i for i, draft in enumerate(drafts) if draft.cost_bound > self.above]
+        if again:
+            drawn = draw([prompts[i] for i in again], [seeds[i] + 1 for i in again])
+            for i, draft in zip(again, drawn, strict=True):
+                spent = drafts[i].guided.num_tokens_generated + draft.guided.num_tokens_generated
+                guided = dataclasses.replace(draft.guided, num_tokens_generated=spent)
+                drafts[i] = dataclasses.replace(draft, guided=guided)
+        return drafts
+
+
+def test_a_strategy_may_draw_again(policy, heads):
+    prompts = ["a b"] * 60
+    once = decoder(policy, heads, profile(tail_mass=0.5))
+    twice = decoder(policy, heads, profile(tail_mass=0.5), strategy=RedrawOnce(above=1.0))
+    first, second = once.generate(prompts, seed=1), twice.generate(prompts, seed=1)
+    for one, other in zip(first, second, strict=True):
+        assert one.abstained or one.text == other.text  # what was acceptable stays
+        spent = other.num_tokens_generated - one.num_tokens_generated
+        assert (spent > 0) == one.abstained
+    assert sum(a.abstained for a in second) < sum(a.abstained for a in first)
+
+
 def test_the_seed_and_the_place_decide(policy, heads):
     served = decoder(policy, heads, profile(dataclasses.replace(SETTING, acceptance_level=99.0)))
 

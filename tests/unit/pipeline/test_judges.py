@@ -9,7 +9,7 @@ from tailguard.config import FileData, Recipe, SandboxData
 from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.evaluation import judges
-from tailguard.evaluation.judges import Judge
+from tailguard.evaluation.judges import Judge, JudgeKind
 from tailguard.pipeline import judges as pipeline_judges
 from tailguard.pipeline.stage import Work, silent
 
@@ -55,7 +55,7 @@ def test_another_judge_is_a_function_and_a_line_in_the_dict(work, monkeypatch):
         seen.update({kind: inputs.pairs(kind) for kind in ("reward", "cost")})
         return Judge("length", Length(), Length(), is_refusal=lambda text: not text)
 
-    monkeypatch.setitem(judges.JUDGES, "length", length_judge)
+    monkeypatch.setitem(judges.JUDGES, "length", JudgeKind(length_judge))
     monkeypatch.setitem(judges.JUDGE_OF_DATA, "files", "length")
     set_apart(monkeypatch, {"judge-train": 12, "judge-validate": 1})
     judge = pipeline_judges.build_judge(work)

@@ -22,7 +22,7 @@ from tailguard.decoding import (
     Draft,
     GuidedPolicy,
 )
-from tailguard.decoding.acceptance import choose_acceptance_level
+from tailguard.decoding.acceptance import certified_risk, choose_acceptance_level
 from tailguard.decoding.answer import verdicts_of
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
@@ -33,7 +33,7 @@ from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_gu
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.risk import Threshold, risk_upper_bound
+from tailguard.risk import Threshold
 from tailguard.risk.spelling import limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
@@ -151,11 +151,11 @@ def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
     # Level and threshold were fitted to the calibration prompts, so a bound on those would not hold.
     prompts, drafts = draft("certify")
     answers = decoder.settle(prompts, drafts, _profile(plan, recipe, choice.level).setting)
-    risk = risk_upper_bound(
+    risk = certified_risk(
         served_costs(answers, bound),
         plan.limit.measure,
-        choice.threshold,
-        upper=bound,
+        choice,
+        largest_cost=bound,
         confidence=confidence,
     )
     certificate = Certificate(float(risk), confidence, len(answers))

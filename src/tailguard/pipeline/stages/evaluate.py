@@ -17,7 +17,7 @@ from tailguard.data.table import write_table
 from tailguard.decoding import CalibratedProfile
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
-from tailguard.evaluation.judges import Judge
+from tailguard.evaluation.judges import JUDGE_OF_DATA, Judge
 from tailguard.evaluation.metrics import measure_answers
 from tailguard.evaluation.record import Record
 from tailguard.pipeline.decoder_artifact import (
@@ -81,7 +81,12 @@ class _Answered:
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
-    return {"evaluate": recipe.evaluate.model_dump(), "bank": recipe.bank.model_dump()}
+    # Another judge gives another record, so its name belongs to the id.
+    return {
+        "evaluate": recipe.evaluate.model_dump(),
+        "bank": recipe.bank.model_dump(),
+        "judge": JUDGE_OF_DATA[recipe.data.source],
+    }
 
 
 def _build(work: Work) -> dict[str, object]:

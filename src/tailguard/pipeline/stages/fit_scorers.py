@@ -13,7 +13,7 @@ from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.pipeline.scorer_artifact import SOURCES_NAME
 from tailguard.pipeline.sources import model_hashes, model_path
-from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.prepare import read_pairs
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.calibration import calibrate_scores, estimate_zero
@@ -91,21 +91,14 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
     scorer, figures = fit_scorer(
         model_path(_backbone(work.recipe)),
         train,
-        settings=ScorerTraining(
-            learning_rate=settings.learning_rate,
-            num_epochs=settings.num_epochs,
-            batch_size=settings.batch_size,
-            num_trained_layers=settings.num_trained_layers,
-            max_tokens=settings.max_tokens,
-            sign_weight=settings.sign_weight,
-        ),
+        settings=settings_of(ScorerTraining, settings),
         seed=work.seed(kind),
         on_progress=work.steps(f"{kind} scorer"),
     )
     ensemble = fit_ensemble(
         scorer,
         train,
-        settings=HeadFitting(num_heads=settings.num_heads, sign_weight=settings.sign_weight),
+        settings=settings_of(HeadFitting, settings),
         seed=work.seed(f"{kind} heads"),
     )
     higher, lower = (

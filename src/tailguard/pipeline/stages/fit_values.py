@@ -16,7 +16,7 @@ from tailguard.models.policy import Policy
 from tailguard.pipeline.plan_artifact import PlanFigures, PlannedTarget
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import adapter_hash, policy_input
-from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.bank import (
     BANK_NAME,
     BankTable,
@@ -137,11 +137,7 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, object]:
         ),
         _threshold_grid(table.cost),
         torch.tensor(_QUANTILE_LEVELS),
-        settings=ValueFitting(
-            num_members=recipe.values.num_members,
-            num_features=recipe.values.num_features,
-            num_epochs=recipe.values.num_epochs,
-        ),
+        settings=settings_of(ValueFitting, recipe.values),
         generator=torch.Generator().manual_seed(work.seed(f"{name}: heads")),
         on_progress=work.steps(f"{name}: process heads"),
     )

@@ -22,7 +22,7 @@ from tailguard.models.policy import Policy, load_policy
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input, policy_path
-from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.workers import map_side_by_side
@@ -173,11 +173,12 @@ def _distil(work: Work, target: PlannedTarget, out: Path) -> TrainedAdapter:
         _normalised(read_weights(work.parents["plan"], target.name)),
         out,
         finished=table.finished.reshape(table.shape),
-        settings=DistillationSettings(
+        settings=settings_of(
+            DistillationSettings,
+            recipe.train,
             draws_per_prompt=recipe.train.distill_samples,
             num_passes=recipe.train.distill_epochs,
             learning_rate=recipe.train.distill_learning_rate,
-            rank=recipe.train.rank,
             seed=work.seed(f"distil {target.name}"),
         ),
         on_progress=work.steps(f"{target.name}: distillation"),
@@ -199,13 +200,11 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Tra
         out,
         scorers=scorers,
         constraints=_constraints(target),
-        settings=RLOOSettings(
+        settings=settings_of(
+            RLOOSettings,
+            recipe.train,
             kl_coef=recipe.plan.kl_coef,
-            num_steps=recipe.train.num_steps,
-            prompts_per_step=recipe.train.prompts_per_step,
-            num_generations=recipe.train.num_generations,
             max_new_tokens=recipe.policy.max_new_tokens,
-            learning_rate=recipe.train.learning_rate,
             seed=work.seed(f"rloo {target.name}"),
         ),
         start_adapter=start,

@@ -25,7 +25,7 @@ def test_every_kind_of_data_has_a_judge():
 
 
 def test_the_truth_needs_no_pairs_and_parses():
-    judge = JUDGES["truth"](NO_PAIRS)
+    judge = JUDGES["truth"].build(NO_PAIRS)
     assert judge is not None
     (request,) = sample_requests(np.random.default_rng(0), 1)
     texts = ["i can not help with that .", "not in the grammar"]
@@ -40,7 +40,7 @@ def test_the_truth_needs_no_pairs_and_parses():
 def test_a_fitted_judge_is_none_without_pairs_of_both_kinds(kind):
     pairs = ResponsePairs(["p"], ["a"], ["b"])
     some = JudgeInputs(lambda asked: (pairs, pairs) if asked == kind else None, NO_PAIRS.steps)
-    assert JUDGES["minilm"](some) is None
+    assert JUDGES["minilm"].build(some) is None
 
 
 def test_a_score_is_the_mean_over_members_and_is_finite():
