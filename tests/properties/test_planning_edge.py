@@ -84,7 +84,7 @@ def check_open(solution: Solution, bank):
         assert risk <= asked.budget + allowance(asked.budget)
 
 
-@settings(max_examples=32, phases=PHASES)
+@settings(max_examples=30, phases=PHASES)
 @given(names, scopes, st.integers(0, 5), st.booleans(), st.sampled_from([0, 0, 2]), steps)
 def test_one_budget_at_the_edge(name, scope, seed, outlier, raters, step):
     measure, bank = build(name), draw_bank(seed, outlier, raters)
@@ -100,7 +100,7 @@ def test_one_budget_at_the_edge(name, scope, seed, outlier, raters, step):
         assert np.isnan(found.weights).all()
 
 
-@settings(max_examples=14, phases=PHASES)
+@settings(max_examples=12, phases=PHASES)
 @given(
     st.lists(st.tuples(names, scopes, st.sampled_from([0.0, 1.0])), min_size=2, max_size=2),
     st.integers(0, 5),
@@ -122,7 +122,7 @@ def test_several_budgets_at_the_edge(pairs, seed, outlier, step):
         assert step < max(allowance(c.budget) for c in asked)
 
 
-@settings(max_examples=5, phases=PHASES)
+@settings(max_examples=3, phases=PHASES)
 @given(names, names, st.integers(0, 5), st.booleans(), steps)
 def test_budgets_that_raters_pull_apart(first, second, seed, outlier, step):
     """With raters the edges may exclude each other; what is called feasible holds all the same."""
