@@ -27,12 +27,18 @@ class Reachable:
 def smallest_reachable(bank: SampleBank, measure: RiskMeasure, scope: Scope) -> Reachable:
     """min_π ρ(C) over all policies on the bank.
 
-    Measures are monotone, so without raters the policy that always takes the cheapest sample is
-    best, exactly. Per prompt with raters it is the sample whose raters' costs have the least risk,
-    exactly. Pooled with raters, E_x min_y φ_ν is descended in ν from a grid of starts.
+    Measures are monotone, so without raters (or where a single one has all the weight) the policy
+    that always takes the cheapest sample is best, exactly. Per prompt with raters it is the sample
+    whose raters' costs have the least risk, exactly. Pooled with raters the risk is concave in the
+    policy, so that its minimum is at one of the deterministic policies and has many local ones: it
+    is descended from many starts, and what is found may lie slightly above the least.
     """
     if bank.rater_weight is None:
         return _cheapest_samples(measure, scope, _present_cost(bank, bank.cost).min(axis=1))
+    counted = np.flatnonzero(bank.rater_weight)
+    if counted.size == 1:
+        cost = bank.cost[:, :, counted[0]]
+        return _cheapest_samples(measure, scope, _present_cost(bank, cost).min(axis=1))
     if scope == "per_prompt":
         return _cheapest_by_raters(bank, measure, bank.rater_weight)
     return _pooled_with_raters(bank, measure)
@@ -64,11 +70,44 @@ def _cheapest_by_raters(
 def _pooled_with_raters(bank: SampleBank, measure: RiskMeasure) -> Reachable:
     count = int(np.clip(_WORK // bank.cost.size, _FEWEST_STARTS, _STARTS))
     levels = np.quantile(bank.cost, np.linspace(0.0, 1.0, count))
-    starts = [same_threshold(measure, float(level)) for level in levels]
-    risks = [_cheapest_at(bank, measure, start)[0] for start in starts]
-    order = sorted(range(len(starts)), key=risks.__getitem__)
-    results = [_descend(bank, measure, starts[i]) for i in order[: 4 if count == _STARTS else 2]]
-    return min(results, key=lambda result: result.risk)
+    level_starts = [same_threshold(measure, float(level)) for level in levels]
+    risks = [_cheapest_at(bank, measure, start)[0] for start in level_starts]
+    order = sorted(range(count), key=risks.__getitem__)
+    few = 4 if count == _STARTS else 2
+    starts = [level_starts[i] for i in order[:few]]
+    starts += [_minimiser_of(bank, measure, choice) for choice in _plausible_choices(bank, measure)]
+    if measure.threshold_shape:
+        # Equal thresholds are a poor start where each tail has its own: the thinner, the higher.
+        generator = np.random.default_rng(0)
+        shares = generator.random((4 * few, *measure.threshold_shape))
+        starts += list(np.quantile(bank.cost, shares))
+    return min((_descend(bank, measure, start) for start in starts), key=lambda found: found.risk)
+
+
+def _plausible_choices(bank: SampleBank, measure: RiskMeasure) -> list[Int[np.ndarray, "prompts"]]:
+    """Deterministic policies near which the least risk may lie.
+
+    The cheapest sample of each prompt by the raters' mean, by their worst, and by the measure over
+    raters alone.
+    """
+    assert bank.rater_weight is not None
+    counted = bank.cost[:, :, bank.rater_weight > 0]
+    shares = np.broadcast_to(bank.rater_weight, bank.cost.shape)
+    scores = (
+        bank.average_raters(bank.cost),
+        counted.max(axis=2),
+        measure.value_rows(bank.cost, shares),
+    )
+    return [_present_cost(bank, np.asarray(score)).argmin(axis=1) for score in scores]
+
+
+def _minimiser_of(
+    bank: SampleBank, measure: RiskMeasure, chosen: Int[np.ndarray, "prompts"]
+) -> Threshold:
+    """The threshold that suits the policy that takes one sample per prompt."""
+    weights = np.zeros_like(bank.reward)
+    weights[np.arange(bank.num_prompts), chosen] = 1.0 / bank.num_prompts
+    return measure.minimiser(bank.row_costs().ravel(), bank.row_weights(weights).ravel())
 
 
 def _descend(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Reachable:

@@ -1,5 +1,7 @@
 """The third axis: people who differ."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,34 @@ def test_shaped_reward_averages_the_raters_penalties(draw, scope):
     assert shaped == pytest.approx(expected)
     tilt = np.exp(shaped / KL_COEF)
     assert found.weights == pytest.approx(tilt / tilt.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("scope", ["pooled", "per_prompt"])
+@pytest.mark.parametrize("measure", MEASURES, ids=str)
+def test_one_rater_is_no_rater(measure, scope):
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        cost = rng.pareto(2.5, (8, 6)) - 1.0 + rng.normal(size=(8, 1))
+        limit = RiskConstraint(measure, -1e6, scope)
+        banks = [SampleBank(0 * cost, cost)]
+        banks += [SampleBank(0 * cost, cost[..., None])]
+        banks += [SampleBank(0 * cost, np.stack([cost, cost + 9], axis=2), [1.0, 0.0])]
+        least = [solve(bank, limit, KL_COEF).smallest_reachable_risk for bank in banks]
+        assert least == pytest.approx([least[0]] * 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("raters", [2, 3])
+@pytest.mark.parametrize("measure", MEASURES, ids=str)
+def test_pooled_least_risk_is_that_of_every_deterministic_policy(measure, raters):
+    # The risk is concave in the policy, so that one of those has the least.
+    rng = np.random.default_rng(raters)
+    for _ in range(15):
+        cost = rng.normal(size=(4, 3, raters))
+        equal = np.full(4 * raters, 1 / (4 * raters))
+        taken = itertools.product(range(3), repeat=4)
+        rows = np.array([cost[np.arange(4), list(each)].ravel() for each in taken])
+        expected = measure.value_rows(rows, np.broadcast_to(equal, rows.shape)).min()
+        limit = RiskConstraint(measure, expected + 1e-4)
+        found = solve(SampleBank(0 * cost[..., 0], cost), limit, KL_COEF)
+        assert found.feasible
+        assert found.smallest_reachable_risk == pytest.approx(expected, abs=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.planning import RiskConstraint, SampleBank, solve
-from tailguard.risk import CVaR, Mean, MeanCVaR, Spectral
+from tailguard.risk import CVaR, Mean, MeanCVaR, MonotoneMeanVariance, Spectral
 
 KL_COEF = 0.25
 
@@ -115,3 +115,19 @@ def test_log_weight_is_replication(draw):
         together = copied.weights[:, :8].copy()
         together[:, twice] += copied.weights[:, 8:]
         assert weighted.weights == pytest.approx(together, abs=0.02)
+
+
+@pytest.mark.parametrize("scope", ["pooled", "per_prompt"])
+@pytest.mark.parametrize(
+    "measure", [Mean(), CVaR(0.1), Spectral((0.1,), (1.0,)), MonotoneMeanVariance(1.0)], ids=str
+)
+@pytest.mark.parametrize("below", [0.0, 1e-7, 1e-3])
+def test_where_all_answers_cost_the_same_a_budget_at_or_below_it_is_answered(measure, scope, below):
+    bank = SampleBank([[1.0, 0.0, 2.0]], [[1.5, 1.5, 1.5]])
+    found = solve(bank, RiskConstraint(measure, 1.5 - below, scope), 1.0)
+    if found.feasible:  # within what the solver tells apart
+        assert below < 1e-6
+        assert found.risk == pytest.approx(1.5)
+    else:
+        assert below > 0.0
+        assert found.smallest_reachable_risk == pytest.approx(1.5)

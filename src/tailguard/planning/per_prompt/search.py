@@ -113,6 +113,8 @@ class PromptSearch:
         """
         low, high = self._ends(budget)
         for step in range(_MAX_STEPS):
+            if low.mean <= budget:  # already at λ = 0, which is then the minimum: no bracket
+                return low, low
             if high is None:
                 if low.multiplier > _LARGEST * self._unit:
                     break
