@@ -6,9 +6,10 @@ under its own key, as in a recipe's ``{measure: cvar, tail_mass: 0.1}``. This is
 knows names: a new measure is a line in `MEASURES`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, fields
-from typing import Any, cast
+from typing import Any, cast, get_origin, get_type_hints
 
 from tailguard.errors import InputError
 from tailguard.risk.cvar import CVaR
@@ -35,6 +36,9 @@ _DEFAULTS: dict[str, Any] = {"weight": 0.5, "theta": 1.0}
 # An entropic request is matched by θ; the bound is the one that the decoder was calibrated with.
 ANY_COST_BOUND = 1e300
 
+# Narrower than what float() reads, which takes digits of any script and 1_0 for ten.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.ASCII | re.IGNORECASE)
+
 
 def parse_measure(
     text: str,
@@ -57,7 +61,7 @@ def parse_measure(
     name, has_parameters, written = text.partition(":")
     require_measure(name)
     wanted = parameters_of(name)
-    found = _read_parameters(text, written) if has_parameters else {}
+    found: dict[str, Any] = _split_parameters(text, written) if has_parameters else {}
     for key, value in (given or {}).items():
         if value is None:
             continue
@@ -76,7 +80,8 @@ def parse_measure(
             if usual.get(key) is None:
                 raise InputError(f"measure {name} needs {key}: write {name}:{key}=…", parameter=key)
             found[key] = usual[key]
-    return MEASURES[name](**found)
+    lists = _lists_of(name)
+    return MEASURES[name](**{key: _read(name, key, found[key], key in lists) for key in wanted})
 
 
 def require_measure(name: str) -> None:
@@ -149,11 +154,11 @@ def limit_from_json(content: Mapping[str, Any] | None) -> RiskLimit | None:
     """
     if content is None:
         return None
-    rest = dict(content)
     try:
+        rest = dict(content)
         name, budget = str(rest.pop("measure")), float(rest.pop("budget"))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"limit {dict(content)}: holds no measure with a budget") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"limit {content}: holds no measure with a budget") from error
     scope = cast(Scope, rest.pop("scope", "pooled"))
     return RiskLimit(parse_measure(name, rest), budget, scope)
 
@@ -193,22 +198,46 @@ def _values(measure: RiskMeasure) -> dict[str, Any]:
     return asdict(cast(Any, measure))
 
 
-def _read_parameters(text: str, written: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _lists_of(name: str) -> frozenset[str]:
+    """Parameters of a measure that are several numbers."""
+    hints = get_type_hints(MEASURES[name])
+    return frozenset(key for key in parameters_of(name) if get_origin(hints[key]) is Sequence)
+
+
+def _split_parameters(text: str, written: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for part in written.split(","):
         key, equals, value = part.partition("=")
-        try:
-            numbers = [float(number) for number in value.split("/")]
-        except ValueError:
-            numbers = []
-        if not equals or not numbers:
+        if not (key and equals and value):
             raise InputError(
                 f"measure {text}: write parameters as name:parameter=number,…", parameter="measure"
             )
         if key in found:
             raise InputError(f"measure {text}: {key} stands twice; keep one", parameter=key)
-        found[key] = numbers[0] if "/" not in value else tuple(numbers)
+        found[key] = value
     return found
+
+
+def _read(name: str, key: str, value: Any, is_list: bool) -> float | tuple[float, ...]:
+    """A parameter as its measure takes it, from text, a number or a list of them."""
+    if isinstance(value, str):
+        parts: Sequence[Any] = value.split("/")
+    else:
+        parts = cast("Sequence[Any]", value) if isinstance(value, Sequence) else [value]
+    # A measure with one CVaR has one tail mass: a list may hold a single number, never the reverse.
+    if not is_list and len(parts) != 1:
+        raise InputError(f"measure {name}: {key} is one number, got {value!r}", parameter=key)
+    numbers = tuple(_number(name, key, part) for part in parts)
+    return numbers if is_list else numbers[0]
+
+
+def _number(name: str, key: str, part: Any) -> float:
+    if isinstance(part, str) and _NUMBER.fullmatch(part.strip()):
+        return float(part)
+    # True is an int to Python, and a slip to everybody else.
+    if isinstance(part, int | float) and not isinstance(part, bool):
+        return float(part)
+    raise InputError(f"measure {name}: {key} must be a number, got {part!r}", parameter=key)
 
 
 def _spell(value: Any, *, short: bool = False) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tailguard.errors import InputError
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskLimit
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskLimit, Spectral
 from tailguard.risk.spelling import (
     MEASURES,
     describe_limit,
@@ -82,7 +82,17 @@ def test_parameters_stand_in_the_text_beside_it_or_in_the_context():
         ("cvar:tail_mass=0.1,tail_mass=0.2", {}, "tail_mass", "stands twice"),
         ("cvar:tail_mass", {}, "measure", "name:parameter=number"),
         ("cvar:", {}, "measure", "name:parameter=number"),
-        ("cvar:tail_mass=x", {}, "measure", "name:parameter=number"),
+        ("cvar:tail_mass=", {}, "measure", "name:parameter=number"),
+        ("cvar:tail_mass=x", {}, "tail_mass", "must be a number, got 'x'"),
+        ("cvar:tail_mass=0.1/0.2", {}, "tail_mass", "is one number"),
+        ("cvar", {"tail_mass": [0.1, 0.2]}, "tail_mass", "is one number"),
+        ("mean-variance:aversion=1/2", {}, "aversion", "is one number"),
+        ("spectral:tail_masses=0.1/,weights=1", {}, "tail_masses", "must be a number"),
+        # What float() and Python would let pass, and nobody means.
+        ("cvar:tail_mass=0_1", {}, "tail_mass", "must be a number"),
+        ("cvar:tail_mass=٠.١", {}, "tail_mass", "must be a number"),
+        ("cvar", {"tail_mass": True}, "tail_mass", "must be a number"),
+        ("cvar", {"tail_mass": {}}, "tail_mass", "must be a number"),
         ("entropic", {"theta": 1.0}, "cost_bound", "needs cost_bound"),
     ],
 )
@@ -95,6 +105,38 @@ def test_what_is_wrong_names_the_parameter(text, beside, parameter, said):
 def test_a_value_out_of_range_is_the_measure_s_own_error():
     with pytest.raises(InputError, match="tail_mass must lie"):
         parse_measure("cvar:tail_mass=1.5")
+
+
+@pytest.mark.parametrize("written", ["spectral:tail_masses=0.1,weights=1", "spectral"])
+def test_a_mixture_of_one_is_read_from_a_single_number(written):
+    beside = {} if ":" in written else {"tail_masses": 0.1, "weights": "1"}
+    found = parse_measure(written, beside)
+    assert found == Spectral((0.1,), (1.0,))
+    assert parse_measure(spell_measure(found)) == found
+
+
+def test_weights_written_with_few_digits_are_those_of_a_mean():
+    thirds = Spectral((0.1, 0.3, 0.9), (0.3333333,) * 3)
+    assert thirds.value([2.0] * 100) == pytest.approx(2.0, rel=1e-15)
+    assert parse_measure(spell_measure(thirds)) == thirds
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"measure": "cvar", "tail_mass": 0.1},
+        {"measure": "cvar", "tail_mass": 0.1, "budget": None},
+        {"measure": "cvar", "tail_mass": 0.1, "budget": [1]},
+        {"measure": "cvar", "tail_mass": [0.1, 0.2], "budget": 1},
+        [1],
+    ],
+)
+def test_a_file_that_holds_no_limit_is_refused_in_one_line(content):
+    # Past the run-time type check: a file may hold anything.
+    read = getattr(limit_from_json, "__wrapped__", limit_from_json)
+    with pytest.raises(InputError):
+        read(content)
 
 
 def test_requests():
