@@ -55,10 +55,17 @@ class Entropic(RiskMeasure):
         self, costs: Float[np.ndarray, "*rows n"], weights: Float[np.ndarray, "*rows n"]
     ) -> Float[np.ndarray, "*rows"]:
         """The entropic risk of each row; the weights of a row sum to 1. No checks, no warning."""
-        # Logarithms of the weights: scipy's own weights overflow where one is near the smallest float.
+        present = weights > 0
+        largest = np.where(present, costs, -np.inf).max(axis=-1, keepdims=True)
+        exponent = self.theta * np.where(present, costs - largest, 0.0)  # ≤ 0
+        # log E e^x = log1p(E (e^x − 1)): what is small is kept, where log would round it off and
+        # dividing by a small θ would blow that up. For long ranges the logarithm itself, of
+        # weights too: scipy's own overflow where one is near the smallest float.
+        near = np.log1p(np.maximum((weights * np.expm1(exponent)).sum(axis=-1), -0.9))
         with np.errstate(divide="ignore"):
-            log_mean = logsumexp(self.theta * costs + np.log(weights), axis=-1)
-        return np.asarray(log_mean / self.theta)
+            far = logsumexp(exponent + np.log(weights), axis=-1)
+        is_near = exponent.min(axis=-1) >= -1.0
+        return np.asarray(largest[..., 0] + np.where(is_near, near, far) / self.theta)
 
     def threshold_rows(
         self, costs: Float[np.ndarray, "rows n"], weights: Float[np.ndarray, "rows n"]

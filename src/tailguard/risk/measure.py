@@ -106,6 +106,14 @@ class RiskMeasure(ABC):
         return None
 
     @property
+    def largest_slope(self) -> float:
+        """The most by which φ_ν rises as the cost rises by one; +∞ where it curves ever upwards."""
+        if self.hinge is None:
+            return math.inf
+        weight, tail_mass = self.hinge
+        return (1.0 - weight) + weight / tail_mass
+
+    @property
     def threshold_order(self) -> tuple[int, ...]:
         """Positions along which a minimiser's thresholds never fall; empty where none is known.
 

@@ -52,8 +52,13 @@ class Spectral(RiskMeasure):
         if not all(math.isfinite(w) and w >= 0 for w in self.weights):
             raise InputError(f"weights must be finite and not negative, got {self.weights}")
         # 1e-6 lets weights pass that were written with six digits.
-        if abs(sum(self.weights) - 1.0) > 1e-6:
-            raise InputError(f"weights must sum to 1, got {sum(self.weights):g}")
+        total = sum(self.weights)
+        if abs(total - 1.0) > 1e-6:
+            raise InputError(f"weights must sum to 1, got {total:g}")
+        # And makes them the weights of a mean, without which no rule for means holds. Not for
+        # rounding alone: what was written must be what is read back.
+        if abs(total - 1.0) > 1e-12:
+            object.__setattr__(self, "weights", tuple(w / total for w in self.weights))
 
     def penalty(self, costs: Values, threshold: Values) -> Float[np.ndarray, "..."]:
         """Σ_k w_k (ν_k + max(c − ν_k, 0)/α_k).
@@ -106,6 +111,11 @@ class Spectral(RiskMeasure):
     def slopes(self) -> Float[np.ndarray, "k"]:
         """Each CVaR's weight."""
         return np.asarray(self.weights, dtype=np.float64)
+
+    @property
+    def largest_slope(self) -> float:
+        """That of all CVaRs together, above every threshold."""
+        return float(sum(w / a for w, a in zip(self.weights, self.tail_masses, strict=True)))
 
     @property
     def minimiser_is_a_cost(self) -> bool:

@@ -13,6 +13,7 @@ member on those, all members in one batched product. Three outputs, each valid b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class HeadPrediction:
         hinges: E φ ≈ φ(ν_1) + Σ_j a_j E(C − ν_j)₊ with a_j the changes of slope. A convex φ is never
         above its chords, so this is an upper bound for costs within the grid, exact for CVaR at a ν
         of the grid. Below the grid φ is at most φ(ν_1), as it does not fall; above it the last slope
-        is that of the tail, (1 − κ) + κ/α, or for curved measures that of a chord as long as the grid.
+        is the largest that φ has, or for measures that curve ever upwards that of a chord as long as
+        the grid. A declared largest cost ends the last chord, also where it lies within the grid.
 
         Args:
             thresholds_grid: ν_1 < … < ν_J, on which the hinges stand.
@@ -63,16 +65,14 @@ class HeadPrediction:
             threshold: ν; one per CVaR for a spectral measure.
         """
         grid = thresholds_grid.detach().cpu().double().numpy()
-        beyond = min(2.0 * grid[-1] - grid[0], measure.largest_cost)
-        knots = np.append(grid, beyond) if beyond > grid[-1] else grid
-        penalty = measure.penalty(np.minimum(knots, beyond), np.asarray(threshold))
-        slopes = np.diff(penalty) / np.diff(knots)
-        if measure.hinge is not None:
-            weight, tail_mass = measure.hinge
-            slopes[-1] = (1.0 - weight) + weight / tail_mass
-        slopes = np.append(slopes, slopes[-1])[: len(grid)]
+        end = min(2.0 * grid[-1] - grid[0], measure.largest_cost)
+        knots = np.append(grid[grid < end], end)
+        penalty = measure.penalty(knots, np.asarray(threshold))
+        slopes = np.diff(penalty) / np.diff(knots)  # one for each point of the grid below the end
+        if math.isfinite(measure.largest_slope):
+            slopes[-1] = measure.largest_slope
         changes = torch.as_tensor(np.diff(slopes, prepend=0.0)).to(self.hinge)
-        return float(penalty[0]) + self.hinge @ changes
+        return float(penalty[0]) + self.hinge[..., : len(changes)] @ changes
 
 
 class ProcessHeads(nn.Module):

@@ -3,11 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable
+from decimal import Decimal, getcontext
 
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -118,6 +120,23 @@ def test_known_values_by_hand():
     assert Entropic(2.0, 4.0).value([0.0, 1.0]) == pytest.approx(math.log((1 + math.e**2) / 2) / 2)
     assert CVaR(0.25).minimiser(costs) == 3.0
     assert CVaR(0.25).penalty([2.0, 5.0], 3.0) == pytest.approx([3.0, 3.0 + 2.0 / 0.25])
+
+
+@pytest.mark.parametrize("theta", [1e-300, 1e-18, 1e-14, 1e-9, 1e-4])
+def test_entropic_risk_of_a_small_theta_is_mean_and_half_the_variance(theta):
+    costs = [5.0, 6.0, 10.0] * 7
+    expected = 7.0 + theta * (14.0 / 3.0) / 2  # by its series: (θ/2) Var is the next term
+    assert Entropic(theta, 10.0).value(costs) == pytest.approx(expected, rel=1e-8)
+    assert Entropic(theta, 10.0).value([5.0] * 20) == pytest.approx(5.0, rel=1e-14)
+
+
+@given(st.floats(-6.0, 3.0), st.lists(st.floats(-50.0, 50.0), min_size=1, max_size=8))
+def test_entropic_risk_is_that_of_exact_arithmetic(exponent, costs):
+    getcontext().prec = 60
+    theta = 10.0**exponent
+    total = sum(((Decimal(theta) * Decimal(cost)).exp() for cost in costs), Decimal(0))
+    expected = float((total / len(costs)).ln() / Decimal(theta))
+    assert Entropic(theta, 50.0).value(costs) == pytest.approx(expected, rel=1e-12, abs=1e-11)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 0.25, 0.355, 0.9])

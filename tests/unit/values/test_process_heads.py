@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tailguard.errors import InputError
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, Spectral
+from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, MonotoneMeanVariance, Spectral
 from tailguard.values.process_heads import HeadPrediction, ProcessHeads
 
 GRID = torch.tensor([-1.0, -0.25, 0.5, 2.0, 5.0])
@@ -105,6 +105,34 @@ def test_hinges_on_a_fine_grid_give_the_penalty_of_any_measure(measure, threshol
     truth = float(measure.penalty(cost.numpy(), np.asarray(threshold)).mean())
     assert found == pytest.approx(truth, abs=2e-3)
     assert found >= truth - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold"),
+    [
+        (Entropic(0.8, 2.2), 1.3),  # the largest cost lies between two points of the grid
+        (Entropic(2.0, 3.0), 0.0),  # on its end
+        (Entropic(2.0, 4.5), 0.0),  # beyond
+        (Spectral((0.05, 0.5), (0.4, 0.6)), (9.0, 2.0)),  # a threshold above the grid
+        (CVaR(0.2), 3.5),
+        (MonotoneMeanVariance(2.0), 1.0),
+    ],
+    ids=repr,
+)
+def test_hinges_never_understate_the_penalty(measure, threshold):
+    grid = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        # Curved penalties hold to one length of the grid above it, the others anywhere.
+        largest = 20.0 if np.isfinite(measure.largest_slope) else min(6.0, measure.largest_cost)
+        cost = generator.uniform(-1.0, largest, size=4)
+        hinge = torch.as_tensor(np.maximum(cost[:, None] - grid.numpy(), 0.0).mean(axis=0))
+        prediction = HeadPrediction(
+            torch.zeros(1, 1), hinge.expand(1, 1, -1).float(), torch.zeros(1, 1, 1)
+        )
+        found = float(prediction.expected_penalty(grid.float(), measure, threshold))
+        truth = float(measure.penalty(cost, np.asarray(threshold)).mean())
+        assert found >= truth - 1e-5 * (1.0 + abs(truth))
 
 
 def test_heads_come_back_from_disk_with_their_hashes(tmp_path):
