@@ -237,11 +237,11 @@ class _Margin:
         served, _ = self.answers.served(choice.level)
         bound, spread = choice.risk, 1.0 / served.size
         if self.num_certification is not None:
-            # As many as will certify: the bound depends on how many there are.
-            repeated = np.resize(served, self.num_certification)
+            # As many as will certify, because the bound depends on how many there are; drawn in a
+            # fixed order, because the choice must be the same each time it is made.
+            shuffled = np.random.default_rng(0).permutation(served)
             bound = certified_risk(
-                # A fixed order: the choice must be the same each time it is made.
-                np.random.default_rng(0).permutation(repeated),
+                np.resize(shuffled, self.num_certification),
                 self.measure,
                 choice,
                 largest_cost=self.largest_cost,
@@ -253,4 +253,6 @@ class _Margin:
         if served.size == 1:
             return replace(choice, expected_bound=math.inf)  # the spread of one answer is unknown
         margin = NormalDist().inv_cdf(self.confidence) * deviation * math.sqrt(spread)
-        return replace(choice, expected_bound=bound + margin)
+        # Never below the risk itself, which the budget is compared with too: where fewer certify
+        # than were served, they may happen to be the harmless ones.
+        return replace(choice, expected_bound=max(choice.risk, bound + margin))

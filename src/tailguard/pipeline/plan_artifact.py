@@ -87,9 +87,11 @@ class PlannedTarget:
     @classmethod
     def from_json(cls, content: dict[str, Json]) -> PlannedTarget:
         """What `to_json` gave."""
-        # JSON has no tuples, and the threshold of a spectral measure is one.
-        figures: dict[str, Json] = content["figures"]
-        figures = figures | {"threshold": as_threshold(figures["threshold"])}
+        # JSON has neither tuples, which the threshold of a spectral measure is, nor infinities.
+        figures: dict[str, Json] = {
+            name: as_threshold(value) if name == "threshold" else float(value)
+            for name, value in content["figures"].items()
+        }
         return cls(content["name"], limit_from_json(content["limit"]), PlanFigures(**figures))
 
 

@@ -8,6 +8,7 @@ planned in one unit would be certified in another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
-from tailguard.scorers.scorer import Scorer, require_finite
+from tailguard.scorers.scorer import Scorer, require_finite, require_members
 
 
 def require_pessimism(pessimism: float) -> None:
@@ -96,7 +97,7 @@ class PessimisticCost:
         bound: declared largest cost.
 
     Raises:
-        InputError: a pessimism that is negative or not finite.
+        InputError: a pessimism that is negative or not finite, or a bound that is no number.
     """
 
     scorer: Scorer
@@ -105,15 +106,18 @@ class PessimisticCost:
 
     def __post_init__(self) -> None:
         require_pessimism(self.pessimism)
+        if math.isnan(self.bound):
+            raise InputError("bound: nan; must be the largest cost there can be")
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """One column, float64 [n, 1].
 
         Raises:
-            ScoreError: a score that is not finite.
+            ScoreError: a score that is not finite, or scores of another shape.
             InputError: a scorer of a single member with pessimism > 0.
         """
-        return self.combine(self.scorer.score(prompts, responses))[:, None]
+        scores = require_members(self.scorer.score(prompts, responses), "cost")
+        return self.combine(scores)[:, None]
 
     def combine(self, members: Float[np.ndarray, "n members"]) -> Float[np.ndarray, " n"]:
         """The ensemble's scores as one cost per answer; errors as in `score`."""
@@ -151,12 +155,12 @@ class ScorerPair:
         """Score answers.
 
         Raises:
-            ScoreError: a score that is not finite.
+            ScoreError: a score that is not finite, or scores of another shape.
             InputError: a cost scorer of a single member with pessimism > 0.
         """
         # Checked before means are taken, because a NaN member would hide in none of them.
-        reward = require_finite(self.reward.score(prompts, responses), "reward")
-        cost = self.cost.scorer.score(prompts, responses)
+        reward = require_members(self.reward.score(prompts, responses), "reward")
+        cost = require_members(self.cost.scorer.score(prompts, responses), "cost")
         return Scores(
             reward=reward.mean(axis=1),
             reward_std=spread(reward),

@@ -47,6 +47,21 @@ def require_finite(scores: np.ndarray, name: str = "scores") -> np.ndarray:
     return scores
 
 
+def require_members(scores: np.ndarray, name: str) -> np.ndarray:
+    """The same array, if it is what `Scorer.score` promises and every entry is finite.
+
+    Raises:
+        ScoreError: another shape (a scorer of one's own that gives [n] is the usual slip), or as
+            in `require_finite`.
+    """
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ScoreError(
+            f"{name}: the scorer gave an array of shape {scores.shape}; it must be [n, members],"
+            " one row per answer"
+        )
+    return require_finite(scores, name)
+
+
 def encode_for_scoring(
     tokenizer: Tokenizer, prompts: Sequence[Prompt], responses: Sequence[str], max_tokens: int
 ) -> list[list[int]]:

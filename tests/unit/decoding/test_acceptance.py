@@ -86,16 +86,27 @@ def test_a_budget_below_every_cost_is_met_by_nothing_and_says_so():
     assert choice.risk == pytest.approx(-0.9)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000), st.integers(100, 300), st.none() | st.integers(20, 2000))
-def test_a_stricter_budget_never_has_a_looser_level(seed, n, num_certification):
-    arrays = _answers(seed, n)
-    budgets = np.linspace(-1.2, 3.0, 5)
-    choices = [_choose(arrays, d, num_certification=num_certification) for d in budgets]
-    levels = [choice.level for choice in choices]
-    assert levels == sorted(levels)
-    for budget, choice in zip(budgets, choices, strict=True):
-        assert choice.risk == pytest.approx(MEASURE.value(_served(arrays, choice.level)))
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(5, 60),
+    st.sampled_from([None, 5, 20, 200]),
+    st.tuples(st.floats(-1.0, 3.0), st.floats(-1.0, 3.0)),
+    st.sampled_from([0.2, 0.9]),
+)
+def test_a_stricter_budget_never_has_a_looser_level(seed, n, certified, budgets, confidence):
+    # Sorted, so that the answers that come first are unlike the rest.
+    costs, bounds, fallback = _answers(seed, n)
+    order = np.argsort(costs)
+    arrays = (costs[order], bounds[order], fallback)
+    strict, loose = (
+        _choose(arrays, budget, num_certification=certified, confidence=confidence)
+        for budget in sorted(budgets)
+    )
+    assert strict.level <= loose.level
+    for budget, choice in zip(sorted(budgets), (strict, loose), strict=True):
+        risk = MEASURE.value_rows(_served(arrays, choice.level), np.full(n, 1.0 / n))
+        assert choice.risk == pytest.approx(float(risk))
         assert choice.risk <= choice.expected_bound
         assert choice.met == (choice.expected_bound <= budget)
 

@@ -118,3 +118,27 @@ def test_figures_of_a_single_member_name_no_spread():
     figures = pair_metrics(margins, np.zeros_like(margins), generator=rng)
     assert all(math.isnan(figures[name]) for name in ("spread", "spread_auroc", "doubt_auroc"))
     assert figures["confidence_auroc"] == 1.0
+
+
+class Shaped:
+    """A scorer of somebody's own, which gives another shape than was asked for."""
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def score(self, prompts, responses):
+        return np.zeros(self.shape)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 1, 1)])
+def test_scores_of_another_shape_are_no_scores(shape):
+    with pytest.raises(ScoreError, match=r"must be \[n, members\]"):
+        PessimisticCost(Shaped(*shape), 0.0, 5.0).score(["a", "b"], ["c", "d"])
+    cost = PessimisticCost(Given(0.0), 0.0, 5.0)
+    with pytest.raises(ScoreError, match="reward: the scorer gave"):
+        ScorerPair(Shaped(*shape), cost).score(["a", "b"], ["c", "d"])
+
+
+def test_a_bound_that_is_no_number_bounds_nothing():
+    with pytest.raises(InputError, match="bound: nan"):
+        PessimisticCost(Given(0.0), 0.0, math.nan)
