@@ -1,4 +1,4 @@
-"""Serving, withholding, failing closed, and matching requests with calibrated profiles."""
+"""Serving, withholding and failing closed."""
 
 import copy
 import dataclasses
@@ -8,47 +8,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-
-from tailguard.decoding import (
-    CalibratedProfile,
-    Certificate,
-    Decoder,
-    DecodingSetting,
-    GuidedPolicy,
-    match_profile,
+from tests.unit.decoding.served import (
+    FALLBACK,
+    PROMPTS,
+    SETTING,
+    CountingScorer,
+    decoder,
+    profile,
 )
-from tailguard.errors import InfeasibleError, InputError, ScoreError
-from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskLimit, Spectral
+
+from tailguard.decoding import Decoder, GuidedPolicy
+from tailguard.errors import InputError, ScoreError
 from tailguard.values.process_heads import ProcessHeads
-
-FALLBACK = "c c c"
-PROMPTS = ["a b", "c", "b b a c a", "a"]
-
-SETTING = DecodingSetting(
-    limit=RiskLimit(CVaR(0.5), 0.0),
-    policy="base",
-    multiplier=0.5,
-    threshold=0.0,
-    pessimism=1.0,
-    acceptance_level=1.0,
-    max_candidates=3,
-    block_tokens=2,
-    max_new_tokens=8,
-    temperature=1.0,
-    fallback=FALLBACK,
-)
-
-
-class CountingScorer:
-    """Cost by words: +1 for each 'a', −1 for each 'c'; two members that differ by ``spread``."""
-
-    def __init__(self, spread=0.2, members=2):
-        self.offsets = np.linspace(-spread / 2, spread / 2, members)
-
-    def score(self, prompts, responses):
-        assert len(prompts) == len(responses)
-        counts = [r.split().count("a") - r.split().count("c") for r in responses]
-        return np.array(counts, dtype=float)[:, None] + self.offsets
 
 
 class FlakyScorer(CountingScorer):
@@ -67,31 +38,6 @@ class FlakyScorer(CountingScorer):
             raise RuntimeError("out of memory")
         scores[bad, 0] = math.nan
         return scores
-
-
-@pytest.fixture(scope="module")
-def heads():
-    return ProcessHeads(
-        16,
-        torch.linspace(-2, 2, 5),
-        torch.tensor([0.1, 0.5, 0.9]),
-        generator=torch.Generator().manual_seed(0),
-    ).eval()
-
-
-def profile(setting=SETTING, *, tail_mass=0.1, budget=0.0, bound=None):
-    certificate = None if bound is None else Certificate(bound, 0.95, 1000)
-    limit = RiskLimit(CVaR(tail_mass), budget)
-    return CalibratedProfile(dataclasses.replace(setting, limit=limit), certificate)
-
-
-def decoder(policy, heads, *profiles, cost=None, **kwargs):
-    return Decoder(
-        {"base": GuidedPolicy(policy, heads)},
-        profiles or [profile()],
-        cost_scorer=cost or CountingScorer(),
-        **kwargs,
-    )
 
 
 def test_an_answer_is_served_exactly_when_its_bound_meets_the_level(policy, heads):
@@ -342,63 +288,6 @@ def test_the_seed_and_the_place_decide(policy, heads):
     assert [second] == texts(["a b"], [8])
 
 
-def test_a_request_snaps_to_the_next_stricter_profile(policy, heads):
-    grid = [
-        profile(dataclasses.replace(SETTING, fallback=f"{mass} {budget}"), tail_mass=mass,
-                budget=budget)
-        for mass in (0.01, 0.05, 0.25)
-        for budget in (-1.0, 0.0, 1.0)
-    ]  # fmt: skip
-    for mass, budget, expected in [
-        (0.05, 0.0, (0.05, 0.0)),
-        (0.1, 0.5, (0.05, 0.0)),
-        (0.3, 9.0, (0.25, 1.0)),
-        (0.01, -1.0, (0.01, -1.0)),
-        (0.04, -0.2, (0.01, -1.0)),
-    ]:
-        found = match_profile(grid, RiskLimit(CVaR(mass), budget))
-        assert found.limit == RiskLimit(CVaR(expected[0]), expected[1])
-    # No measure is below the mean, and CVaR is above its own blends with it.
-    for looser in (Mean(), CVaR(1.0), MeanCVaR(0.25, 0.5), MeanCVaR(0.3, 0.0)):
-        assert match_profile(grid, RiskLimit(looser, 0.0)).limit == RiskLimit(CVaR(0.25), 0.0)
-    for mass, budget, reachable in [(0.05, -2.0, -1.0), (0.005, 0.0, math.inf)]:
-        with pytest.raises(InfeasibleError) as error:
-            decoder(policy, heads, *grid).generate(["a"], measure=CVaR(mass), budget=budget)
-        assert error.value.smallest_reachable_risk == reachable
-    with pytest.raises(InfeasibleError, match=r"under such a measure is -1$"):
-        match_profile(grid, RiskLimit(CVaR(0.05), -2.0))
-    for unknown in (CVaR(0.005), Entropic(1.0, 9.0), Spectral((0.005, 0.5), (0.5, 0.5))):
-        with pytest.raises(InfeasibleError, match=r"calibrated: cvar at 0\.01 ≤ -1; cvar at 0\.01"):
-            match_profile(grid, RiskLimit(unknown, 5.0))
-
-
-def test_certified_only_where_the_certificate_holds(policy, heads):
-    grid = [
-        profile(tail_mass=0.1, budget=0.0, bound=-0.05),
-        profile(tail_mass=0.1, budget=-1.0, bound=-0.9),
-        profile(tail_mass=0.05, budget=0.0),
-    ]
-    served = decoder(policy, heads, *grid)
-
-    def certified(**kwargs):
-        found = {answer.certified for answer in served.generate(["a", "b"], **kwargs)}
-        assert len(found) == 1
-        return found.pop()
-
-    assert certified()
-    assert certified(max_candidates=3, temperature=1.0, top_p=1.0, max_new_tokens=8)
-    assert not certified(max_candidates=2)
-    assert not certified(temperature=0.5)
-    assert not certified(top_p=0.9)
-    assert not certified(max_new_tokens=7)
-    assert not certified(stop=["z"])
-    assert certified(measure=CVaR(0.1), budget=0.0)
-    assert certified(measure=CVaR(0.5), budget=0.3)  # a stricter point covers it
-    assert not certified(measure=CVaR(0.1), budget=-1.0)  # the bound is above the budget
-    assert certified(measure=CVaR(0.1), budget=-0.5)
-    assert not certified(measure=CVaR(0.05), budget=0.0)  # no certificate
-
-
 def test_more_candidates_than_one_pass_holds_are_refused(policy, heads):
     served = decoder(policy, heads, batch_size=8)
     assert served.generate(["a"], max_candidates=8)[0].num_candidates == 8
@@ -409,32 +298,6 @@ def test_more_candidates_than_one_pass_holds_are_refused(policy, heads):
 def test_heads_on_another_device_are_refused(policy, heads):
     with pytest.raises(InputError, match="'base' is on cpu and its heads on meta"):
         decoder(policy, copy.deepcopy(heads).to("meta"))
-
-
-def test_any_measure_can_be_asked_for_where_it_is_calibrated(policy, heads):
-    limit = RiskLimit(Spectral((0.1, 0.5), (0.5, 0.5)), 1.0)
-    setting = dataclasses.replace(SETTING, limit=limit, threshold=(0.5, -0.5))
-    served = decoder(policy, heads, CalibratedProfile(setting, Certificate(0.5, 0.95, 1000)))
-    for measure, budget in ((limit.measure, 1.0), (limit.measure, 2.0), (Mean(), 1.0)):
-        assert served.generate(["a"], measure=measure, budget=budget)[0].certified
-    with pytest.raises(InfeasibleError):
-        served.generate(["a"], measure=CVaR(0.5), budget=1.0)
-
-
-def test_wrong_requests_are_refused(policy, heads):
-    served = decoder(policy, heads)
-    with pytest.raises(InputError, match="both"):
-        served.generate(["a"], measure=CVaR(0.1))
-    with pytest.raises(InputError, match="both"):
-        served.generate(["a"], budget=0.0)
-    with pytest.raises(InputError, match="prompts"):
-        served.generate([])
-    with pytest.raises(InputError, match=r"prompts\[1\]"):
-        served.generate(["a", " "])
-    with pytest.raises(InputError, match=r"prompts\[0\] is too long"):
-        served.generate(["a " * 40])
-    with pytest.raises(InputError, match="budget"):
-        served.generate(["a"], measure=CVaR(0.1), budget=math.nan)
 
 
 def test_wrong_parts_are_refused_when_joined(policy, heads):
