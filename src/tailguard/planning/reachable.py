@@ -15,6 +15,8 @@ _STARTS = 128
 _FEWEST_STARTS = 24
 _WORK = 30_000_000  # costs to look at before descending
 
+Row = Float64[np.ndarray, " n"]
+
 
 @dataclass(frozen=True)
 class Reachable:
@@ -105,20 +107,22 @@ def _minimiser_of(
     bank: SampleBank, measure: RiskMeasure, chosen: Int[np.ndarray, "prompts"]
 ) -> Threshold:
     """The threshold that suits the policy that takes one sample per prompt."""
+    return measure.minimiser(*_law_of(bank, chosen))
+
+
+def _law_of(bank: SampleBank, chosen: Int[np.ndarray, "prompts"]) -> tuple[Row, Row]:
+    """The costs of that policy over samples and raters, and their probabilities."""
     weights = np.zeros_like(bank.reward)
     weights[np.arange(bank.num_prompts), chosen] = 1.0 / bank.num_prompts
-    return measure.minimiser(bank.row_costs().ravel(), bank.row_weights(weights).ravel())
+    return bank.row_costs().ravel(), bank.row_weights(weights).ravel()
 
 
 def _descend(bank: SampleBank, measure: RiskMeasure, threshold: Threshold) -> Reachable:
     """Alternate the best samples for ν with the best ν for the samples: the risk never rises."""
-    weights = np.empty_like(bank.reward)
     risk, better = np.inf, True
     while better:
         _, chosen = _cheapest_at(bank, measure, threshold)
-        weights[:] = 0.0
-        weights[np.arange(bank.num_prompts), chosen] = 1.0 / bank.num_prompts
-        costs, mass = bank.row_costs().ravel(), bank.row_weights(weights).ravel()
+        costs, mass = _law_of(bank, chosen)
         now = float(measure.value_rows(costs, mass))
         better = now < risk - 1e-12  # less is rounding, and the descent would never end
         if better:
