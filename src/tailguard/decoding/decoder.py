@@ -19,7 +19,7 @@ from tailguard.decoding.profile import (
     DecodingSetting,
     match_profile,
 )
-from tailguard.decoding.strategy import Strategy, draw_once
+from tailguard.decoding.strategy import Strategy, draw_once, strategy_name
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy
 from tailguard.errors import InputError
@@ -76,8 +76,8 @@ class Decoder:
             cost_scorer: ensemble that decides whether a finished answer is served.
             reward_scorer: its scores are reported with those of cost.
             batch_size: rows (prompts × candidates) in one forward pass.
-            strategy: how drafts are drawn. Levels and certificates hold for the strategy that they
-                were calibrated with.
+            strategy: how drafts are drawn. Acceptance levels hold for the strategy that they were
+                calibrated with; certificates name theirs, and count for no other.
 
         Raises:
             InputError: no profiles, or one whose policy is not there or lacks the heads it needs, or
@@ -113,6 +113,11 @@ class Decoder:
     def profiles(self) -> tuple[CalibratedProfile, ...]:
         """The calibrated grid."""
         return self._profiles
+
+    @property
+    def strategy_name(self) -> str:
+        """How drafts are drawn, as certificates name it."""
+        return strategy_name(self._strategy)
 
     def generate(  # noqa: PLR0913
         self,
@@ -170,7 +175,8 @@ class Decoder:
         }
         # Certificates hold for what was calibrated; any other sampling is served uncertified.
         changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
-        certified = profile.covers(profile.limit.budget if budget is None else budget)
+        asked_budget = profile.limit.budget if budget is None else budget
+        certified = profile.covers(asked_budget, self.strategy_name)
         drafts = self.draft(prompts, changed, stop=stop, seed=seed)
         return self.settle(
             prompts, drafts, changed, certified=certified and changed == setting and not stop

@@ -62,11 +62,14 @@ class Certificate:
         risk_upper_bound: upper confidence bound on the measure.
         confidence: its coverage.
         num_prompts: held-out prompts it rests on.
+        strategy: how the answers were drawn, by `strategy.strategy_name`.
     """
 
     risk_upper_bound: float
     confidence: float
     num_prompts: int
+    # Files that do not say are older than the choice.
+    strategy: str = "tailguard.decoding.strategy.draw_once"
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class CalibratedProfile:
         """What its answers are to keep."""
         return self.setting.limit
 
-    def covers(self, budget: float) -> bool:
-        """Whether the certificate, if any, shows that the budget is met."""
-        return self.certificate is not None and self.certificate.risk_upper_bound <= budget
+    def covers(self, budget: float, strategy: str) -> bool:
+        """Whether the certificate, if any, shows that answers drawn like this meet the budget."""
+        found = self.certificate
+        return found is not None and found.strategy == strategy and found.risk_upper_bound <= budget
 
 
 def match_profile(profiles: Sequence[CalibratedProfile], asked: RiskLimit) -> CalibratedProfile:

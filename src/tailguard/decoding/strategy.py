@@ -7,6 +7,7 @@ tokens and passes of all tries to the draft that it returns (`Draft.guided`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 from tailguard.data import Prompt
@@ -22,3 +23,17 @@ Strategy = Callable[[Draw, Sequence[Prompt], Sequence[int]], list[Draft]]
 def draw_once(draw: Draw, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Draft]:
     """The default: every prompt's answer is what the first draw gives."""
     return draw(prompts, seeds)
+
+
+def strategy_name(strategy: Strategy) -> str:
+    """What tells strategies apart in certificates.
+
+    The full name of a function that its module has under that name; a dataclass's fields, so that
+    another parameter is another strategy. What holds values that cannot be told, as a closure
+    does, is like nothing but itself.
+    """
+    name = getattr(strategy, "__qualname__", "")
+    module = getattr(strategy, "__module__", "")
+    if getattr(sys.modules.get(module), name, None) is strategy:  # as pickle finds functions
+        return f"{module}.{name}"
+    return repr(strategy)

@@ -7,6 +7,7 @@ import pytest
 from tests.unit.decoding.served import SETTING, decoder, profile
 
 from tailguard.decoding import CalibratedProfile, Certificate, match_profile
+from tailguard.decoding.strategy import draw_once, strategy_name
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.risk import CVaR, Entropic, Mean, MeanCVaR, RiskLimit, Spectral
 
@@ -66,6 +67,40 @@ def test_certified_only_where_the_certificate_holds(policy, heads):
     assert not certified(measure=CVaR(0.1), budget=-1.0)  # the bound is above the budget
     assert certified(measure=CVaR(0.1), budget=-0.5)
     assert not certified(measure=CVaR(0.05), budget=0.0)  # no certificate
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawOnceMore:
+    """A strategy with a parameter, which draws as the default does."""
+
+    above: float
+
+    def __call__(self, draw, prompts, seeds):
+        return draw(prompts, seeds)
+
+
+def draw_alike(draw, prompts, seeds):
+    return draw(prompts, seeds)
+
+
+def closing_over(above):
+    return lambda draw, prompts, seeds: draw(prompts, seeds) if above else []
+
+
+def test_a_certificate_counts_for_no_other_strategy_than_its_own(policy, heads):
+    def certified(strategy, made_with):
+        certificate = Certificate(-0.5, 0.95, 1000, strategy_name(made_with))
+        found = decoder(policy, heads, CalibratedProfile(SETTING, certificate), strategy=strategy)
+        return found.generate(["a"])[0].certified
+
+    strategies = [draw_once, draw_alike, DrawOnceMore(1.0), DrawOnceMore(2.0)]
+    strategies += [closing_over(1.0), closing_over(2.0)]
+    for i, strategy in enumerate(strategies):
+        for j, made_with in enumerate(strategies):
+            assert certified(strategy, made_with) == (i == j)
+    assert certified(DrawOnceMore(1.0), DrawOnceMore(1.0))
+    # What a file without the name was made with.
+    assert Certificate(0.0, 0.95, 10).strategy == strategy_name(draw_once)
 
 
 def test_any_measure_can_be_asked_for_where_it_is_calibrated(policy, heads):

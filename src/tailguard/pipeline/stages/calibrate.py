@@ -158,11 +158,13 @@ def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
         largest_cost=bound,
         confidence=confidence,
     )
-    certificate = Certificate(float(risk), confidence, len(answers))
+    certificate = Certificate(float(risk), confidence, len(answers), decoder.strategy_name)
     profile = _profile(plan, recipe, choice.level, certificate)
     described: dict[str, object] = {"policy": plan.policy, **(limit_to_json(plan.limit) or {})}
     described |= asdict(certificate) | {"choice": asdict(choice)}
-    described |= {"certified": profile.covers(plan.limit.budget)} | _intervention(drafts, answers)
+    described |= {
+        "certified": profile.covers(plan.limit.budget, decoder.strategy_name)
+    } | _intervention(drafts, answers)
     return _Calibrated(profile, choice.threshold, described)
 
 
