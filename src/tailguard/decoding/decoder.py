@@ -281,7 +281,8 @@ def _guidance(guided_policy: GuidedPolicy, setting: DecodingSetting) -> Guidance
             )
         )
     return Guidance(
-        num_candidates=setting.max_candidates,
+        # Nothing is drawn at temperature 0: further candidates would be the same answer again.
+        num_candidates=setting.max_candidates if setting.temperature > 0 else 1,
         block_tokens=setting.block_tokens,
         score_prefix=scorer,
         multiplier=setting.multiplier,

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.serve.completion import chat_completion, chat_events
+from tailguard.serve.completion import chat_completion, chat_events, repeated_answer
 from tailguard.serve.fail_closed import GuardedDecoder, answer_all
 from tailguard.serve.failures import (
     ApiError,
@@ -119,10 +119,11 @@ async def _chat(request: Request, body: ChatRequest) -> Response:
     name = body.model
     _require_model(request, name)
     body.check_extras()
-    # Choices differ by their place in the list, from which their seeds come.
-    prompts = [body.prompt()] * body.num_choices
     worker: Worker = request.app.state.worker
     decoder = worker.require_decoder()
+    # Choices differ by their place in the list, from which their seeds come.
+    num_drawn = 1 if body.is_greedy(decoder) else body.num_choices
+    prompts = [body.prompt()] * num_drawn
     settings = body.settings(decoder, fresh_seed=secrets.randbits(62))
     try:
         answers = await worker.run(lambda: answer_all(decoder, prompts, settings))
@@ -134,6 +135,7 @@ async def _chat(request: Request, body: ChatRequest) -> Response:
         raise not_ready(
             "the answer could not be generated and scored; nothing is served"
         ) from error
+    answers += [repeated_answer(answers[0])] * (body.num_choices - num_drawn)
     if body.stream:
         events = chat_events(name, answers, with_usage=body.streams_usage)
         return StreamingResponse(events, media_type="text/event-stream")
@@ -179,6 +181,26 @@ def _as_api_error(error: Exception) -> ApiError:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    first = cast(Json, error.errors()[0])
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    return bad_request(f"{place or 'body'}: {first['msg']}", param=place or None)
+    problems = [cast(Json, problem) for problem in error.errors()]
+    # A field of two types has a problem for each. The client meant the type in which something
+    # other than the type itself is wrong, or something deeper inside.
+    field = _field_of(problems[0])
+    same = [problem for problem in problems if _field_of(problem)[:1] == field[:1]]
+    first = max(same, key=lambda p: (not p["type"].endswith("_type"), len(_field_of(p))))
+    place = ".".join(str(part) for part in _field_of(first))
+    return bad_request(f"{place or 'body'}: {_words(first)}", param=place or None)
+
+
+def _field_of(problem: Json) -> list[str | int]:
+    """Where the client wrote it, without the names of types that pydantic adds for unions."""
+    types = {"str", "body"}
+    return [p for p in problem["loc"] if p not in types and "[" not in str(p)]
+
+
+def _words(problem: Json) -> str:
+    """Pydantic's message, or a plainer one where it speaks of Python's types."""
+    if problem["type"] == "too_long":
+        return (
+            f"at most {problem['ctx']['max_length']}; there are {problem['ctx']['actual_length']}"
+        )
+    return problem["msg"].removeprefix("Value error, ")

@@ -50,6 +50,11 @@ def chat_events(model: str, answers: Sequence[Json], *, with_usage: bool = False
     yield "data: [DONE]\n\n"
 
 
+def repeated_answer(answer: Json) -> Json:
+    """The same answer as a further choice, which cost nothing to make."""
+    return answer | {"num_tokens_generated": 0, "num_forward_passes": 0}
+
+
 def _usage(answers: Sequence[Json]) -> dict[str, int]:
     """Tokens in OpenAI's terms; the answers are to one prompt, which is counted once."""
     # Other implementations of a decoder may not count the prompt.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
@@ -41,6 +41,25 @@ _WITHOUT_EFFECT_AT: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
+    # vLLM's own, which its clients send at these values as a matter of course.
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "min_tokens": (0,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "chat_template_kwargs": ({},),
 }
 _ROLES = {"developer": "system"}  # OpenAI's newer name, which chat templates lack
 _NUM_SEEDS = 2**63  # a torch generator takes 64-bit seeds; a client may send any integer
@@ -87,35 +106,56 @@ class Options(BaseModel):
             raise bad_request(f"tailguard: {error}", param=f"tailguard.{field}") from error
 
 
-class TextPart(BaseModel):
-    """A part of a message; only text is accepted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["text"]
-    text: str
-
-
 class Message(BaseModel):
-    """One message of a chat."""
+    """One message of a chat.
+
+    Attributes:
+        role: who speaks.
+        content: what is said. A client may also send it in parts, of text alone; an assistant's
+            turn may have none, and is then its refusal.
+    """
 
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str
 
-    @property
-    def text(self) -> str:
-        """All its text."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
+    @model_validator(mode="before")
+    @classmethod
+    def _said(cls, message: object) -> object:
+        """The message with its content as one text."""
+        if not isinstance(message, dict):
+            return message
+        fields = cast("dict[str, object]", message)
+        content = fields.get("content")
+        # What a model answers with where it declines or calls a tool.
+        if content is None and fields.get("role") == "assistant":
+            return {**fields, "content": fields.get("refusal") or ""}
+        return fields
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: object) -> object:
+        if not isinstance(content, list):
+            return content
+        return "".join(_text_of(part) for part in cast("list[object]", content))
 
     @model_validator(mode="after")
     def _encodable(self) -> Message:
         # JSON can spell a lone surrogate, which has no UTF-8 and would fail in the tokenizer.
-        self.text.encode()
+        self.content.encode()
         return self
+
+
+def _text_of(part: object) -> str:
+    """The text of a part of a message; `ValueError` for an image, a sound or a file."""
+    fields = cast("dict[str, object]", part) if isinstance(part, dict) else {}
+    kind, text = fields.get("type"), fields.get("text")
+    if kind == "text" and isinstance(text, str):
+        return text
+    if isinstance(kind, str) and kind != "text":
+        raise ValueError(f"{kind[:40]} is not supported; send parts of type text")
+    raise ValueError("a part needs 'type': 'text' and its 'text'")
 
 
 class StreamOptions(BaseModel):
@@ -157,10 +197,16 @@ class ChatRequest(BaseModel):
         """Whether a stream ends with the number of tokens used."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def is_greedy(self, decoder: GuardedDecoder) -> bool:
+        """Whether every choice must be the same answer, because nothing is drawn at random."""
+        if self.temperature is None:
+            return calibrated_values(decoder, "temperature") == {0.0}
+        return self.temperature == 0
+
     def prompt(self) -> Prompt:
         """What the decoder reads: the text of a single user message, else all messages."""
         messages = [
-            {"role": _ROLES.get(message.role, message.role), "content": message.text}
+            {"role": _ROLES.get(message.role, message.role), "content": message.content}
             for message in self.messages
         ]
         if messages[-1]["role"] != "user":

@@ -108,6 +108,12 @@ def test_an_answer_that_runs_out_of_tokens_is_not_finished(policy, heads):
     assert kinds == {(True, True), (False, True), (False, False)}
 
 
+def test_at_temperature_0_one_candidate_is_grown(policy, heads):
+    greedy = decoder(policy, heads).generate(PROMPTS, temperature=0.0, seed=1)
+    assert [answer.num_candidates for answer in greedy] == [1] * len(PROMPTS)
+    assert all(answer.num_tokens_generated <= 8 for answer in greedy)
+
+
 def test_sampling_asked_for_is_the_sampling_done(policy, heads):
     easy = dataclasses.replace(SETTING, max_candidates=1, acceptance_level=math.inf)
     served = decoder(policy, heads, profile(easy))

@@ -67,6 +67,7 @@ class FakeDecoder:
         max_candidates=None,
         seed=0,
         max_new_tokens=None,
+        temperature=None,
     ):
         self.seen.append(
             {

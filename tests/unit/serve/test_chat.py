@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
@@ -257,3 +258,47 @@ def test_an_address_that_cannot_be_had_is_said_before_anything_is_loaded(place):
         port = 70000 if place == "70000" else other.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: cannot listen there"):
             serve_decoder(lambda: pytest.fail("loaded"), host=host, port=port)
+
+
+def test_greedy_choices_are_computed_once(decoder, serve, ask):
+    completion = ask(serve(decoder), temperature=0, n=4)
+    assert [c.message.content for c in completion.choices] == ["bold 0"] * 4
+    assert [len(seen["prompts"]) for seen in decoder.seen] == [1]
+    assert completion.usage.completion_tokens == 40
+    # A repeated choice says itself that it cost nothing.
+    made = [c.model_extra["tailguard"]["num_tokens_generated"] for c in completion.choices]
+    assert made == [40, 0, 0, 0]
+
+
+def test_greedy_choices_of_a_decoder_calibrated_at_temperature_0(decoder, serve, ask):
+    decoder.temperature = 0.0
+    assert len(ask(serve(decoder), n=3).choices) == 3
+    assert len(decoder.seen[0]["prompts"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "read"),
+    [({"content": None, "refusal": "no"}, "no"), ({"content": None}, ""), ({"content": ""}, "")],
+)
+def test_assistant_turn_without_content(decoder, serve, ask, turn, read):
+    user = {"role": "user", "content": "go on"}
+    ask(serve(decoder), messages=[user, {"role": "assistant", **turn}, user])
+    assert decoder.seen[0]["prompts"][0][1] == {"role": "assistant", "content": read}
+
+
+@pytest.mark.parametrize("field", ["top_k", "min_p", "repetition_penalty", "ignore_eos", "best_of"])
+def test_fields_of_vllm_at_the_value_that_changes_nothing(decoder, serve, ask, field):
+    neutral = {
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1.0,
+        "ignore_eos": False,
+        "best_of": 1,
+    }
+    other = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True, "best_of": 2}
+    client = serve(decoder)
+    create, user = client.chat.completions.create, {"role": "user", "content": "hi"}
+    asked = {"model": "guarded", "messages": [user]}
+    create(**asked, extra_body={field: neutral[field]})
+    with pytest.raises(openai.BadRequestError, match=field):
+        create(**asked, extra_body={field: other[field]})

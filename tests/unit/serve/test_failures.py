@@ -48,7 +48,7 @@ def error_of(caught):
         ({"tailguard": {"tailmass": 0.1}}, "tailguard.tailmass"),
         ({"tailguard": {"max_candidates": 0}}, "tailguard.max_candidates"),
         ({"tailguard": {"token_price": 0.5}}, "tailguard.token_price"),
-        ({"temperature": 0.5}, "temperature"),
+        ({"top_p": 0.5}, "top_p"),
         ({"stop": "end"}, "stop"),
         ({"presence_penalty": 1.0}, "presence_penalty"),
         ({"logprobs": True}, "logprobs"),
@@ -63,6 +63,31 @@ def test_bad_request(decoder, serve, ask, settings, param):
     assert error["param"] is not None
     assert error["param"].startswith(param)
     assert not decoder.seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stop": list("abcde")}, "stop: at most 4; there are 5"),
+        ({"stop": ["a", 1]}, "stop.1: Input should be a valid string"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content: image_url is not supported; send parts of type text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages.0.content: a part needs 'type': 'text' and its 'text'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            "messages.0.content: Input should be a valid string",
+        ),
+    ],
+)
+def test_the_message_names_the_field_as_the_client_wrote_it(decoder, serve, ask, settings, message):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(serve(decoder), **settings)
+    assert error_of(caught)["message"] == message
 
 
 def test_misspelt_field_is_refused(decoder, serve):
