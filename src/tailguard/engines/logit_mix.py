@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tailguard.engines.stepping import Reading, Rows, SinglePolicy, Step
+from tailguard.engines.stepping import Rows, SinglePolicy, Step
 from tailguard.errors import InputError
 from tailguard.models.policy import EncodedPrompts, Policy
 
@@ -69,10 +69,11 @@ class _MixRows:
     def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
         return self.mix([part.step(token_ids, with_hidden=with_hidden) for part in self._parts])
 
-    def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
-        read = [part.read(token_ids, with_hidden=with_hidden) for part in self._parts]
-        hidden = _side_by_side([reading.hidden for reading in read])
-        return Reading(_mix_logits([reading.logits for reading in read], self._weights), hidden)
+    def read(self, token_ids: Tensor) -> Tensor:
+        return _mix_logits([part.read(token_ids) for part in self._parts], self._weights)
+
+    def read_hidden(self, token_ids: Tensor) -> Tensor:
+        return torch.cat([part.read_hidden(token_ids) for part in self._parts], dim=-1)
 
     def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
         for part in self._parts:

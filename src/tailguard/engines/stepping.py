@@ -38,14 +38,14 @@ class Step(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Predictions after each of several tokens that were appended at once.
+    """What one pass over several tokens gave.
 
     Attributes:
-        logits: of the token that follows each [n, tokens, vocab].
-        hidden: the final (post-norm) hidden states, where asked for.
+        logits: of the tokens that follow the last few of them [n, logits, vocab].
+        hidden: the final (post-norm) hidden states after each [n, tokens, hidden], where asked for.
     """
 
-    logits: Float[Tensor, "n tokens vocab"]
+    logits: Float[Tensor, "n logits vocab"]
     hidden: Float[Tensor, "n tokens hidden"] | None
 
     def last(self) -> Step:
@@ -66,8 +66,12 @@ class Rows(Protocol):
         """Append one token to each row."""
         ...
 
-    def read(self, token_ids: Int[Tensor, "n tokens"], *, with_hidden: bool = False) -> Reading:
-        """Append several tokens to each row in one pass."""
+    def read(self, token_ids: Int[Tensor, "n tokens"]) -> Float[Tensor, "n tokens vocab"]:
+        """Append several tokens to each row in one pass; the logits after each of them."""
+        ...
+
+    def read_hidden(self, token_ids: Int[Tensor, "n tokens"]) -> Float[Tensor, "n tokens hidden"]:
+        """As `read`, but the hidden states, without logits: a vocabulary is far wider than they are."""
         ...
 
     def gather(self, rows: Int[Tensor, " m"], *, shared_tokens: int | None = None) -> None:
@@ -132,17 +136,17 @@ class SinglePolicy:
         mask: Tensor | None,
         positions: Tensor | None,
         cache: RowCache,
-        num_positions: int,
+        num_logits: int,
         *,
         with_hidden: bool,
     ) -> Reading:
-        """One model call; logits and hidden states at the last ``num_positions`` positions."""
+        """One model call; logits at the last ``num_logits`` positions alone."""
         extra: dict[str, Any] = {self._cache_name: cache.past}
         if positions is not None and self._takes_positions:
             extra["position_ids"] = positions
         if self._takes_keep:
             # Logits over a whole prompt would take more memory than the model.
-            extra["logits_to_keep"] = num_positions
+            extra["logits_to_keep"] = num_logits
         if with_hidden:
             extra["output_hidden_states"] = [-1]
         output = self.policy.model(
@@ -152,8 +156,8 @@ class SinglePolicy:
             **extra,
         )
         # The last entry is after the final norm, which is what heads are fitted on.
-        hidden = output.hidden_states[-1][:, -num_positions:] if with_hidden else None
-        return Reading(output.logits[:, -num_positions:], hidden)
+        hidden = output.hidden_states[-1] if with_hidden else None
+        return Reading(output.logits[:, -num_logits:], hidden)
 
 
 class _CachedRows:
@@ -195,8 +199,8 @@ class _CachedRows:
             return None
         return (mask.long().cumsum(dim=1) - 1).clamp(0, self._policy.policy.context_tokens - 1)
 
-    def append(self, token_ids: Tensor, num_positions: int, *, with_hidden: bool) -> Reading:
-        """Read [n, t] more tokens; predictions at the last ``num_positions`` of them."""
+    def append(self, token_ids: Tensor, num_logits: int, *, with_hidden: bool) -> Reading:
+        """Read [n, t] more tokens; logits at the last ``num_logits`` of them."""
         start, self._length = self._length, self._length + token_ids.shape[1]
         mask = self._mask
         if mask is not None and self._length > mask.shape[1]:
@@ -209,21 +213,24 @@ class _CachedRows:
             None if mask is None else mask[:, : self._length],
             None if self._positions is None else self._positions[:, start : self._length],
             self._cache,
-            num_positions,
+            num_logits,
             with_hidden=with_hidden,
         )
 
     def step(self, token_ids: Tensor, *, with_hidden: bool = False) -> Step:
         return self.append(token_ids[:, None], 1, with_hidden=with_hidden).last()
 
-    def read(self, token_ids: Tensor, *, with_hidden: bool = False) -> Reading:
+    def read(self, token_ids: Tensor) -> Tensor:
         if not self._cache.reads_many:
             # One token at a time: such layers would lose their state with several.
-            steps = [self.step(column, with_hidden=with_hidden) for column in token_ids.T]
-            hidden = [step.hidden for step in steps if step.hidden is not None]
-            logits = torch.stack([step.logits for step in steps], dim=1)
-            return Reading(logits, torch.stack(hidden, dim=1) if hidden else None)
-        return self.append(token_ids, token_ids.shape[1], with_hidden=with_hidden)
+            return torch.stack([self.step(column).logits for column in token_ids.T], dim=1)
+        return self.append(token_ids, token_ids.shape[1], with_hidden=False).logits
+
+    def read_hidden(self, token_ids: Tensor) -> Tensor:
+        columns = [token_ids] if self._cache.reads_many else [c[:, None] for c in token_ids.T]
+        # One position's logits, since models read 0 as all.
+        read = [self.append(column, 1, with_hidden=True).hidden for column in columns]
+        return torch.cat([hidden for hidden in read if hidden is not None], dim=1)
 
     def gather(self, rows: Tensor, *, shared_tokens: int | None = None) -> None:
         shared = 0 if shared_tokens is None else self._num_prompt_positions + shared_tokens

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.engines.sample import tokenize_for
-from tailguard.engines.stepping import (
-    DecodingPolicy,
-    Reading,
-    Step,
-    as_decoding_policy,
-    inference,
-)
+from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy, inference
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, pad_left
 
@@ -51,8 +45,8 @@ def response_log_probs(
         mask = torch.arange(token_ids.shape[1]) < lengths[:, None]
         taken = torch.cat(
             [
-                _log_probs(first.logits[:, None], token_ids[:, :1], temperature),
-                _log_probs(rest.logits[:, :-1], token_ids[:, 1:], temperature),
+                _log_probs(first[:, None], token_ids[:, :1], temperature),
+                _log_probs(rest[:, :-1], token_ids[:, 1:], temperature),
             ],
             dim=1,
         )
@@ -95,13 +89,11 @@ def response_hidden_states(
             )
     result: list[Tensor] = [torch.empty(0)] * len(token_rows)
     policy = as_decoding_policy(policy)
-    for batch, _, first, rest in _passes(policy, prompts, token_rows, batch_size, True):
-        assert first.hidden is not None  # with_hidden was passed
-        assert rest.hidden is not None
-        hidden = torch.cat([first.hidden[:, None], rest.hidden], dim=1).float().cpu()
+    for batch, _, first, rest in _passes(policy, prompts, token_rows, batch_size, hidden=True):
+        states = torch.cat([first[:, None], rest], dim=1).float().cpu()
         for row, index in enumerate(batch):
             # A clone, made outside inference mode, may meet autograd.
-            result[index] = hidden[row, torch.tensor(positions[index], dtype=torch.long)].clone()
+            result[index] = states[row, torch.tensor(positions[index], dtype=torch.long)].clone()
     return result
 
 
@@ -117,13 +109,14 @@ def _passes(
     prompts: Sequence[Prompt],
     token_rows: Sequence[Sequence[int]],
     batch_size: int,
-    with_hidden: bool = False,
-) -> Iterator[tuple[list[int], Tensor, Step, Reading]]:
+    *,
+    hidden: bool = False,
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Responses in batches, those of one prompt together.
 
     Yields:
-        which responses, their tokens filled up on the right [n, longest], and the predictions
-        after the prompt and after each token.
+        which responses, their tokens filled up on the right [n, longest], and the logits (or the
+        hidden states) after the prompt [n, width] and after each token [n, longest, width].
     """
     if len(prompts) != len(token_rows):
         raise InputError(f"token_rows: {len(token_rows)} for {len(prompts)} prompts; one for each")
@@ -141,7 +134,7 @@ def _passes(
         batch = order[start : start + batch_size]
         given = [prompt_rows[i] for i in batch], [token_rows[i] for i in batch]
         with inference(policy):
-            read = _read(policy, *given, with_hidden)
+            read = _read(policy, *given, hidden)
         yield batch, *read
 
 
@@ -149,8 +142,8 @@ def _read(
     policy: DecodingPolicy,
     prompt_rows: Sequence[Sequence[int]],
     token_rows: Sequence[Sequence[int]],
-    with_hidden: bool,
-) -> tuple[Tensor, Step, Reading]:
+    hidden: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Each prompt once, then all responses in one pass."""
     member = policy.members[0]
     distinct = list(dict.fromkeys(map(tuple, prompt_rows)))
@@ -162,7 +155,9 @@ def _read(
         [[*row, *[0] * (longest - len(row))] for row in token_rows], device=member.device
     )
     encoded = pad_left(distinct, pad_token_id=member.pad_token_id, device=member.device)
-    prefix, first = policy.prefill(encoded, 0, with_hidden=with_hidden)
-    rest = prefix.fork(owner, longest).read(token_ids, with_hidden=with_hidden)
-    hidden = None if first.hidden is None else first.hidden[owner]
-    return token_ids, Step(first.logits[owner], hidden), rest
+    prefix, first = policy.prefill(encoded, 0, with_hidden=hidden)
+    rows = prefix.fork(owner, longest)
+    if not hidden:
+        return token_ids, first.logits[owner], rows.read(token_ids)
+    assert first.hidden is not None  # with_hidden was passed
+    return token_ids, first.hidden[owner], rows.read_hidden(token_ids)

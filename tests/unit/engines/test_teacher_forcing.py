@@ -21,6 +21,17 @@ def test_hidden_states_feed_the_output_layer(policy, oracle):
             torch.testing.assert_close(logits.log_softmax(-1), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_hidden_states_are_read_without_logits(policy):
+    """One position a row meets the output layer in each pass, whatever the number of tokens."""
+    seen = []
+    hook = policy.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        response_hidden_states(policy, ["a b", "c"], [[1] * 9, [2, 3]], [[9], [1]])
+    finally:
+        hook.remove()
+    assert [tuple(states.shape[:2]) for states in seen] == [(2, 1), (2, 1)]
+
+
 @pytest.mark.parametrize(
     ("prompts", "responses", "positions", "message"),
     [
