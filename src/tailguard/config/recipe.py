@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.limits import Guided, Target
 from tailguard.config.section import (
+    Confidence,
     Count,
     CountOrNone,
-    Fraction,
     NonNegative,
     Positive,
     Sample,
@@ -195,7 +195,7 @@ class DecodingSection(Section):
     block_tokens: Count = 8
     pessimism: NonNegative = 1.0
     fallback: Annotated[str, Field(min_length=1)] = "I am sorry, but I cannot help with that."
-    confidence: Fraction = 0.95
+    confidence: Confidence = 0.95
     accept_by: Literal["certificate", "estimate"] = "certificate"
 
 

@@ -121,10 +121,11 @@ def choose_acceptance_level(
             return replace(found, met=True)
     # Nothing meets the budget: take what comes nearest, and say so by `met`.
     bounded = [margin_of.added(choice) for choice in choices]
-    nearest = min(choice.expected_bound for choice in bounded)
-    if not math.isfinite(nearest):
+    # Bounds end at the declared largest cost, so that many may be equal there: the risk decides.
+    nearest = min((choice.expected_bound, choice.risk) for choice in bounded)
+    if not math.isfinite(nearest[0]):
         return bounded[0]  # all are equally unknown: the strictest, for the loosest would fail open
-    return next(choice for choice in reversed(bounded) if choice.expected_bound == nearest)
+    return next(c for c in reversed(bounded) if (c.expected_bound, c.risk) == nearest)
 
 
 def accepted(verdicts: Verdicts, level: float) -> Bool[np.ndarray, " n"]:
@@ -164,7 +165,7 @@ def certified_risk(
         measure: ρ.
         choice: made on other prompts; its threshold and smallest cost are used.
         largest_cost: declared.
-        confidence: in (0, 1).
+        confidence: in [.5, 1).
     """
     return risk_upper_bound(
         np.maximum(costs, choice.smallest_cost),

@@ -9,6 +9,7 @@ from tailguard.errors import InputError
 from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES
 from tailguard.pipeline.decoder_artifact import GUIDED_TWICE
 from tailguard.pipeline.stages.evaluate import NO_EVALUATION_PROMPTS
+from tailguard.risk import prompts_needed, shared_confidence
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
@@ -54,6 +55,7 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             " prompts (data.num_prompts); take fewer per step",
         )
     yield from _guided(recipe.values.guided)
+    yield from _too_few_to_certify(recipe)
     if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
         yield "calibrate", _single_member("decoding")
     if isinstance(recipe.data, FileData):
@@ -68,6 +70,22 @@ def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
         )
     if any(entry in entries[:number] for number, entry in enumerate(entries)):
         yield "fit-values", GUIDED_TWICE
+
+
+def _too_few_to_certify(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    entries, held = recipe.values.guided, recipe.data.num_certification
+    if not entries or recipe.decoding.accept_by != "certificate":
+        return
+    confidence = shared_confidence(recipe.decoding.confidence, len(entries))
+    for entry in entries:
+        tail_mass = entry.risk_measure(recipe.scorers.cost_bound).smallest_tail
+        if (needed := prompts_needed(tail_mass, confidence)) > held:
+            yield (
+                "calibrate",
+                f"data.num_certification: {held}; on fewer than {needed} prompts nothing can be"
+                f" certified at tail mass {tail_mass:g}: raise it, or set decoding.accept_by to"
+                " estimate",
+            )
 
 
 def _single_member(section: str) -> str:

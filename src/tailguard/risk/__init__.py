@@ -2,8 +2,11 @@
 
 from tailguard.risk.bounds import (
     betting_upper_bound,
+    check_confidence,
     cvar_upper_bound,
+    prompts_needed,
     risk_upper_bound,
+    shared_confidence,
     var_upper_bound,
 )
 from tailguard.risk.checks import SmallTailWarning
@@ -32,10 +35,13 @@ __all__ = [
     "Threshold",
     "as_threshold",
     "betting_upper_bound",
+    "check_confidence",
     "cvar_curve",
     "cvar_rows",
     "cvar_upper_bound",
+    "prompts_needed",
     "risk_upper_bound",
+    "shared_confidence",
     "var_rows",
     "var_upper_bound",
 ]

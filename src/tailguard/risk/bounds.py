@@ -36,7 +36,7 @@ def betting_upper_bound(
         values: [n], each within [lower, upper], in the order in which they were drawn.
         lower: the smallest value there can be, declared in advance.
         upper: the largest value there can be, declared in advance: never the sample's maximum.
-        confidence: in (0, 1), the least probability that the bound holds.
+        confidence: in [.5, 1), the least probability that the bound holds.
 
     Returns:
         A bound between the sample's mean and ``upper``.
@@ -47,7 +47,7 @@ def betting_upper_bound(
     Source: Waudby-Smith & Ramdas (2020), arXiv 2010.09686, section 4.
     """
     array = check_costs(values, "values")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):
         raise InputError(f"the range [lower, upper] must be finite, got [{lower}, {upper}]")
     _check_range(array, lower, upper, "values")
@@ -78,9 +78,11 @@ def risk_upper_bound(
     upper: Number = math.inf,
     confidence: Number = 0.95,
 ) -> float:
-    """Upper confidence bound on E φ_ν(C), and so on ρ(C), for any measure.
+    """Upper confidence bound on ρ(C) for any measure: one on E φ_ν(C), which is never smaller.
 
-    φ_ν does not fall as cost grows, so the range of the penalty is [φ_ν(lower), φ_ν(upper)].
+    φ_ν does not fall as cost grows, so the range of the penalty is [φ_ν(lower), φ_ν(upper)]. Where
+    the bound on E φ_ν exceeds the declared largest cost it says less than the declaration does,
+    for ρ(C) ≤ upper: then ``upper`` is the bound.
 
     Args:
         costs: [n] independent costs, one answer per prompt.
@@ -88,16 +90,16 @@ def risk_upper_bound(
         threshold: ν, fixed without looking at these costs.
         lower: declared smallest cost; −∞ will do for CVaR, whose penalty is never below ν.
         upper: declared largest cost, for example the clip.
-        confidence: in (0, 1).
+        confidence: in [.5, 1).
 
     Returns:
-        The bound; +∞ where the declared range leaves the penalty unbounded.
+        The bound, at most ``upper``; +∞ where the declared range leaves the penalty unbounded.
 
     Raises:
         InputError: a cost outside the declared range, NaN, empty, a bad confidence.
     """
     array = check_costs(costs)
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if math.isnan(lower) or math.isnan(upper) or lower > upper:
         raise InputError(f"lower={lower} and upper={upper} do not declare a range")
     _check_range(array, lower, upper, "costs")
@@ -107,7 +109,8 @@ def risk_upper_bound(
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         return math.inf
     penalties = np.clip(measure.penalty(array, threshold), smallest, largest)  # rounding only
-    return betting_upper_bound(penalties, lower=smallest, upper=largest, confidence=confidence)
+    bound = betting_upper_bound(penalties, lower=smallest, upper=largest, confidence=confidence)
+    return min(bound, float(upper))
 
 
 def cvar_upper_bound(
@@ -139,13 +142,44 @@ def var_upper_bound(costs: Values, tail_mass: Number, *, confidence: Number = 0.
     """
     array = check_costs(costs)
     check_tail_mass(tail_mass)
-    _check_confidence(confidence)
+    check_confidence(confidence)
     below = int(binom.ppf(confidence, array.size, 1.0 - tail_mass))
     while binom.cdf(below, array.size, 1.0 - tail_mass) < confidence:  # ppf's rounding
         below += 1
     if below >= array.size:
         return math.inf
     return float(np.partition(array, below)[below])
+
+
+def prompts_needed(tail_mass: Number, confidence: Number, share: Number = 1.0) -> int:
+    """The fewest prompts, one answer each, on which a bound on CVaR_α is worth computing.
+
+    Where no cost exceeds ν, which is the best that can be seen, the bound is still about
+    ν + (B − ν)/α · log(1/δ)/n, with B the declared largest cost and δ = 1 − confidence. It is to
+    be at most d. Costs above ν need more prompts. For another measure take its `smallest_tail`.
+
+    Args:
+        tail_mass: α in (0, 1].
+        confidence: in [.5, 1).
+        share: (d − ν)/(B − ν) in (0, 1]; with 1, fewer prompts than this say nothing that the
+            declared largest cost did not say already.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+    check_tail_mass(tail_mass)
+    check_confidence(confidence)
+    if not 0.0 < share <= 1.0:
+        raise InputError(f"share must lie in (0, 1], got {share!r}")
+    return max(1, math.ceil(-math.log1p(-confidence) / (tail_mass * share)))
+
+
+def shared_confidence(confidence: Number, num_certificates: int) -> float:
+    """The confidence of each of several certificates, so that all hold at once with the one given.
+
+    Each takes an equal share of the probability of error (a union bound).
+    """
+    return 1.0 - (1.0 - confidence) / num_certificates
 
 
 def _plug_in_stakes(gains: Float[np.ndarray, "n"], goal: float) -> Float[np.ndarray, "n"]:
@@ -157,9 +191,10 @@ def _plug_in_stakes(gains: Float[np.ndarray, "n"], goal: float) -> Float[np.ndar
     return np.sqrt(2.0 * goal / (gains.size * known))
 
 
-def _check_confidence(confidence: Number) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence must lie in (0, 1), got {confidence!r}")
+def check_confidence(confidence: Number, name: str = "confidence") -> None:
+    """Raise unless .5 ≤ confidence < 1: a bound that is more likely wrong than right is none."""
+    if not 0.5 <= confidence < 1.0:
+        raise InputError(f"{name} must be at least 0.5 and below 1, got {confidence!r}")
 
 
 def _check_range(array: Float[np.ndarray, "n"], lower: Number, upper: Number, name: str) -> None:

@@ -62,6 +62,19 @@ def test_a_complete_recipe_passes():
             "train",
             "train.prompts_per_step: 64 of 63",
         ),
+        (
+            {"data": {"source": "sandbox", "num_certification": 29}},
+            "calibrate",
+            "on fewer than 30 prompts nothing can be certified at tail mass 0.1",
+        ),
+        (
+            {
+                "data": {"source": "sandbox", "num_certification": 36},
+                "values": {"guided": [GUIDED, GUIDED | {"reduction": 0.6}]},
+            },
+            "calibrate",
+            "on fewer than 37 prompts",  # two certificates share the probability of error
+        ),
         ({"values": {"guided": [GUIDED, GUIDED]}}, "fit-values", "two entries are the same"),
         (
             {"data": FileData(source="files", prompts=("p",), reward_pairs=("r",))},
@@ -85,6 +98,12 @@ def test_what_a_stage_needs_is_asked_for_where_it_will_run(sections, stage, said
         run_chain(asked, tmp_path / "out", until=stage)
     assert not (tmp_path / "out").exists()
     check_requirements(asked, {"prepare"})
+
+
+def test_few_prompts_are_enough_for_an_estimate():
+    few = {"source": "sandbox", "num_certification": 2}
+    check_requirements(recipe(data=few, decoding={"accept_by": "estimate"}), STAGES)
+    check_requirements(recipe(data=few | {"num_certification": 30}), STAGES)
 
 
 def test_a_target_cannot_take_the_name_of_a_member():

@@ -12,8 +12,11 @@ from tailguard.risk import (
     Entropic,
     Mean,
     MeanCVaR,
+    MonotoneMeanVariance,
+    Spectral,
     betting_upper_bound,
     cvar_upper_bound,
+    prompts_needed,
     risk_upper_bound,
     var_upper_bound,
 )
@@ -109,7 +112,50 @@ def test_the_penalty_has_its_own_range():
 
 def test_a_constant_range_needs_no_data():
     assert betting_upper_bound([2.0], lower=2, upper=2, confidence=0.99) == 2.0
-    assert cvar_upper_bound([0.0], 0.1, 5.0, upper=1.0) == 5.0  # threshold above every cost
+    assert cvar_upper_bound([0.0], 0.1, 5.0, upper=1.0) == 1.0  # threshold above every cost
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold"),
+    [
+        (CVaR(0.05), -1.0),
+        (MeanCVaR(0.1, 0.5), 0.0),
+        (Mean(), 0.0),
+        (Entropic(1.0, 1.0), 0.0),
+        (MonotoneMeanVariance(1.0), 0.0),
+        (Spectral((0.05, 0.5), (0.5, 0.5)), (-1.0, 0.0)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_bound_exceeds_the_declared_largest_cost(measure, threshold):
+    """No risk does: a few prompts cannot make a bound worse than knowing nothing."""
+    rng = np.random.default_rng(17)
+    for size in (1, 5, 200):
+        costs = rng.uniform(-1.0, 1.0, size)
+        bound = risk_upper_bound(costs, measure, threshold, lower=-1.0, upper=1.0)
+        assert bound <= 1.0
+        assert risk_upper_bound([1.0] * size, measure, threshold, lower=-1.0, upper=1.0) == 1.0
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.25, 1.0])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_with_fewer_prompts_than_needed_the_best_sample_misses_the_limit(alpha, confidence, share):
+    """The best: every cost at the threshold, where the exact test needs log δ / log(1 − αs)."""
+    nu, largest, delta = -1.0, 3.0, 1.0 - confidence
+    limit = nu + share * (largest - nu)
+
+    def bound(size: int) -> float:
+        return cvar_upper_bound([nu] * size, alpha, nu, upper=largest, confidence=confidence)
+
+    needed = prompts_needed(alpha, confidence, share)
+    assert needed == math.ceil(math.log(1 / delta) / (alpha * share) - 1e-9)
+    if alpha * share < 1.0:
+        exact = math.ceil(math.log(delta) / math.log1p(-alpha * share))
+        assert exact <= needed
+        assert exact == 1 or bound(exact - 1) >= limit
+    # Enough but for what the stakes must learn first and the cap on them.
+    assert bound(2 * needed + 5) < limit
 
 
 @pytest.mark.parametrize(
@@ -122,6 +168,13 @@ def test_a_constant_range_needs_no_data():
         (lambda: betting_upper_bound([0.5], lower=1, upper=0, confidence=0.9), "range"),
         (lambda: betting_upper_bound([0.5], lower=0, upper=math.inf, confidence=0.9), "finite"),
         (lambda: betting_upper_bound([0.5], lower=0, upper=1, confidence=1.0), "confidence"),
+        (lambda: betting_upper_bound([0.5], lower=0, upper=1, confidence=1e-9), "at least 0.5"),
+        (lambda: betting_upper_bound([0.5], lower=0, upper=1, confidence=math.nan), "confidence"),
+        (lambda: cvar_upper_bound([0.5], 0.1, 0.0, upper=1.0, confidence=0.49), "at least 0.5"),
+        (lambda: prompts_needed(0.0, 0.95), "tail_mass"),
+        (lambda: prompts_needed(0.1, 0.4), "confidence"),
+        (lambda: prompts_needed(0.1, 0.95, 0.0), "share"),
+        (lambda: prompts_needed(0.1, 0.95, math.nan), "share"),
         (lambda: cvar_upper_bound([2.0], 0.1, 0.0, upper=1.0), "declared range"),
         (lambda: cvar_upper_bound([2.0], 1.1, 0.0, upper=3.0), "tail_mass"),
         (lambda: cvar_upper_bound([-2.0], 0.1, 0.0, lower=0.0, upper=3.0), "declared range"),

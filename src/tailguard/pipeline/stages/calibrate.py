@@ -33,7 +33,7 @@ from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_gu
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.risk import Threshold
+from tailguard.risk import Threshold, shared_confidence
 from tailguard.risk.spelling import limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
@@ -61,7 +61,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    5,
+    6,
     ("prepare", "fit-scorers", "train", "fit-values"),
     _config,
     policy_input,
@@ -118,10 +118,8 @@ def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
         reward_scorer=scorers.reward,  # as when it serves: an answer without a score is withheld
         batch_size=recipe.bank.batch_size,
     )
-    # All certificates hold at once with the recipe's confidence: each takes an equal share of the
-    # probability of error (a union bound).
     num_plans = len(read_guided(work.parents["fit-values"]))
-    confidence = 1.0 - (1.0 - recipe.decoding.confidence) / num_plans
+    confidence = shared_confidence(recipe.decoding.confidence, num_plans)
 
     def draft(split: str) -> tuple[list[Prompt], list[Draft]]:
         prompts = read_split(prepared, split)
