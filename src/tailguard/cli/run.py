@@ -27,7 +27,7 @@ OutOption = Annotated[
     typer.Option("--out", metavar="DIR", help="Folder of the run; by default out/NAME."),
 ]
 _SKIPPED = "The stages that it needs run first; stages whose artifact exists are skipped."
-_SHORT_STAGES = {"prepare", "bank", "plan"}
+_SHORT_STAGES = {"prepare", "sample", "bank", "plan"}
 
 
 def demo(out: OutOption = None) -> None:

@@ -21,6 +21,7 @@ from tailguard.pipeline.stages import (
     portfolio,
     prepare,
     report,
+    sample,
     train,
 )
 from tailguard.pipeline.workers import warm_up
@@ -30,6 +31,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         prepare.STAGE,
         fit_scorers.STAGE,
+        sample.STAGE,
         bank.STAGE,
         plan.STAGE,
         train.STAGE,

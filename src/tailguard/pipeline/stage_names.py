@@ -8,7 +8,8 @@ from __future__ import annotations
 STAGE_SUMMARIES = {
     "prepare": "Read preferences and prompts, and split them by prompt.",
     "fit-scorers": "Fit the reward and cost ensembles, or check published ones.",
-    "bank": "Sample and score answers of the reference policy.",
+    "sample": "Sample answers of the reference policy.",
+    "bank": "Score the sampled answers.",
     "plan": "Solve for the reward-tail frontier and the targets to train.",
     "train": "Train a LoRA policy towards each target.",
     "portfolio": "Find the trained policy, or mix of two, that serves each risk profile best.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,13 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.scorer import Scorer, require_finite
+
+_SIGNIFICANCE = 0.05
+_POWER = 0.8
+# Fewer prompts than this show a direction only of scorers that are nearly always right.
+_FEWEST_PROMPTS = 6
+# Real safety preferences are that hard: linear scorers order 60–67% of held-out pairs rightly.
+_TYPICAL_ACCURACY = 0.6
 
 _MEANING = {
     "reward": "a larger reward must mean a better answer",
@@ -44,7 +52,7 @@ def check_scorer(
     pairs: ResponsePairs,
     *,
     kind: Literal["reward", "cost"] = "reward",
-    significance: float = 0.05,
+    significance: float = _SIGNIFICANCE,
 ) -> DirectionCheck:
     """Assert shape, finiteness and direction of a scorer on pairs whose order is known.
 
@@ -66,7 +74,7 @@ def check_direction(
     pairs: ResponsePairs,
     *,
     kind: Literal["reward", "cost"] = "reward",
-    significance: float = 0.05,
+    significance: float = _SIGNIFICANCE,
 ) -> DirectionCheck:
     """`check_scorer` on scores that are there already, each [n, members]."""
     if higher.shape != lower.shape:
@@ -91,6 +99,64 @@ def check_direction(
     )
 
 
+def pairs_needed(accuracy: float = _TYPICAL_ACCURACY) -> int:
+    """How many prompts with a pair show the direction of a scorer that orders pairs so often rightly.
+
+    The test is the one of `check_direction` at significance .05, and it shows the direction with
+    probability .8 (exact power of the one-sided t test, by the noncentral t law), for margins that
+    are normal over prompts: accuracy Φ(δ) stands for a mean of δ standard deviations.
+
+    Args:
+        accuracy: share of pairs in the right order, strictly between ½ and 1.
+
+    Raises:
+        InputError: another accuracy.
+    """
+    if not 0.5 < accuracy < 1.0:
+        raise InputError(f"accuracy: {accuracy}; must lie strictly between 0.5 and 1")
+    effect = float(stats.norm.ppf(accuracy))
+    # Above twice the normal approximation the power is certainly there; below it, it is monotone.
+    low, high = 1, 8 + 2 * math.ceil(((1.645 + 0.842) / effect) ** 2)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(middle, effect) >= _POWER else (middle, high)
+    return high
+
+
+def smallest_accuracy(num_prompts: int) -> float:
+    """The accuracy that so many prompts show with probability .8; the inverse of `pairs_needed`.
+
+    Returns:
+        1.0 for fewer than two prompts, which show nothing.
+    """
+    if num_prompts < 2:
+        return 1.0
+    low, high = 0.0, 40.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _power(num_prompts, middle) >= _POWER else (middle, high)
+    return float(stats.norm.cdf(high))
+
+
+def direction_outlook(num_prompts: int, kind: Literal["reward", "cost"]) -> str | None:
+    """What to expect of `check_direction` before anything is fitted; None where pairs are enough.
+
+    Raises:
+        InputError: so few that next to nothing could show a direction.
+    """
+    needed = pairs_needed()
+    if num_prompts >= needed:
+        return None
+    what = (
+        f"{kind} pairs: {num_prompts} prompts to check the scorer's direction on; they show it of a"
+        f" scorer that orders {smallest_accuracy(num_prompts):.0%} of pairs rightly, and"
+        f" {_TYPICAL_ACCURACY:.0%} needs {needed}"
+    )
+    if num_prompts < _FEWEST_PROMPTS:
+        raise InputError(f"{what}; give more pairs")
+    return what
+
+
 def checked_scores(
     scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]
 ) -> np.ndarray:
@@ -106,6 +172,17 @@ def checked_scores(
             " float64 [n, members]"
         )
     return require_finite(scores)
+
+
+def _power(num_prompts: int, effect: float) -> float:
+    """Probability that the one-sided t test shows a mean of ``effect`` standard deviations."""
+    freedom = num_prompts - 1
+    if freedom < 1:
+        return 0.0
+    bar = stats.t.isf(_SIGNIFICANCE, freedom)
+    found = float(stats.nct.sf(bar, freedom, effect * math.sqrt(num_prompts)))
+    # scipy gives NaN far in the tail, where the effect is so large that it always shows.
+    return 1.0 if math.isnan(found) else found
 
 
 def _direction(margins: np.ndarray, by_prompt: np.ndarray) -> DirectionCheck:

@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from tailguard.data import Preference
 from tailguard.errors import InputError, ScoreError
-from tailguard.scorers.direction import check_scorer
+from tailguard.scorers.direction import (
+    check_scorer,
+    direction_outlook,
+    pairs_needed,
+    smallest_accuracy,
+)
 from tailguard.scorers.pairs import ResponsePairs
 
 
@@ -65,3 +71,35 @@ def test_many_pairs_of_one_prompt_are_no_evidence():
 def test_broken_promises_are_score_errors(spoil):
     with pytest.raises(ScoreError):
         check_scorer(RuleScorer(spoil=spoil), ResponsePairs.for_reward(PREFERENCES))
+
+
+def shown(num_prompts, accuracy, runs=4000):
+    """Oracle: how often the test itself shows a scorer that orders so many pairs rightly."""
+    effect = stats.norm.ppf(accuracy)
+    margins = np.random.default_rng(0).normal(effect, 1.0, size=(runs, num_prompts))
+    found = stats.ttest_1samp(margins, 0.0, axis=1, alternative="greater")
+    return np.mean(np.asarray(found.pvalue) < 0.05)
+
+
+@pytest.mark.parametrize("accuracy", [0.6, 0.7, 0.9])
+def test_pairs_needed_show_a_direction_four_times_in_five(accuracy):
+    needed = pairs_needed(accuracy)
+    assert shown(needed, accuracy) >= 0.78
+    assert shown(needed - 1, accuracy) <= 0.82
+    assert smallest_accuracy(needed) <= accuracy < smallest_accuracy(needed - 1)
+
+
+def test_too_few_pairs_say_how_many_are_needed():
+    assert direction_outlook(pairs_needed(), "cost") is None
+    said = direction_outlook(31, "cost")
+    assert said is not None
+    assert "31 prompts" in said
+    assert f"60% needs {pairs_needed(0.6)}" in said
+    with pytest.raises(InputError, match=r"reward pairs: 3 prompts .* give more pairs"):
+        direction_outlook(3, "reward")
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 1.0, float("nan")])
+def test_no_number_of_pairs_shows_such_an_accuracy(accuracy):
+    with pytest.raises(InputError, match="accuracy"):
+        pairs_needed(accuracy)

@@ -1,24 +1,21 @@
-"""``bank``: scored answers of the reference policy → SampleBank."""
+"""``bank``: sampled answers with their scores → SampleBank."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from tailguard.config import Recipe
-from tailguard.data import Prompt, prompt_id
+from tailguard.data import Prompt
 from tailguard.data.table import read_table, write_table
-from tailguard.engines import sample_responses
-from tailguard.models.policy import Policy, load_policy
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
-from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.sample import ANSWERS_NAME, answer_figures
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, RiskMeasure
 from tailguard.scorers.pessimism import ScorerPair
@@ -65,81 +62,41 @@ class BankTable:
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
-    return {
-        "bank": recipe.bank.model_dump(),
-        # The policy's name is left out: `policy_input` gives the hash of its files, so that a bank
-        # is kept when the model's folder is moved and made again when its files change.
-        "policy": recipe.policy.model_dump(exclude={"model"}),
-        # What `fit-scorers` does not read, because it only matters where scores are used.
-        "scorers": recipe.scorers.model_dump(include={"pessimism", "cost_bound", "max_tokens"}),
-    }
+    # What `fit-scorers` does not read, because it only matters where scores are used.
+    used = {"pessimism", "cost_bound", "max_tokens"}
+    return {"scorers": recipe.scorers.model_dump(include=used)}
 
 
 def _build(work: Work) -> dict[str, object]:
-    recipe = work.recipe
-    policy = load_policy(policy_path(recipe), trust_remote_code=recipe.policy.trust_remote_code)
     return write_bank(
         work.directory / BANK_NAME,
-        policy,
-        read_split(work.parents["prepare"], "train"),
-        load_scorer_pair(work.parents["fit-scorers"], recipe.scorers),
-        num_samples=recipe.bank.num_samples,
-        work=work,
-        purpose="bank",
+        read_table(work.parents["sample"] / ANSWERS_NAME),
+        load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers),
+        work.steps("bank: scoring"),
     )
 
 
-STAGE = Stage("bank", "SampleBank", 2, ("prepare", "fit-scorers"), _config, policy_input, _build)
+STAGE = Stage(
+    "bank", "SampleBank", 3, ("sample", "fit-scorers"), _config, lambda recipe: {}, _build
+)
 
 
 def write_bank(
     path: Path,
-    policy: Policy,
-    prompts: Sequence[Prompt],
+    answers: Mapping[str, Sequence[Any]],
     scorers: ScorerPair,
-    *,
-    num_samples: int,
-    work: Work,
-    purpose: str,
+    on_progress: Callable[[int, int], None],
 ) -> dict[str, object]:
-    """Sample ``num_samples`` answers per prompt, score them, and write them, prompt by prompt.
+    """Score what `draw_answers` gave, and write answers and scores side by side.
 
     Returns:
         Figures of the bank.
     """
-    settings = work.recipe
-    drawn = sample_responses(
-        policy,
-        prompts,
-        num_samples=num_samples,
-        max_new_tokens=settings.policy.max_new_tokens,
-        temperature=settings.policy.temperature,
-        generator=torch.Generator().manual_seed(work.seed(purpose)),
-        batch_size=settings.bank.batch_size,
-        on_progress=work.steps(f"{purpose}: sampling"),
-    )
-    index: list[int] = np.asarray(drawn.prompt_index).tolist()
-    asked = [prompts[i] for i in index]
-    scores = score_in_parts(scorers, asked, drawn.texts, work.steps(f"{purpose}: scoring"))
-    lengths = np.asarray(drawn.lengths)
-    tokens = np.asarray(drawn.token_ids)
-    write_table(
-        path,
-        {
-            "prompt_index": index,
-            "prompt_id": [prompt_id(prompt) for prompt in asked],
-            "prompt": [json.dumps(prompt) for prompt in asked],
-            "response": list(drawn.texts),
-            "token_ids": [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)],
-            "finished": np.asarray(drawn.finished),
-            "log_prob": np.asarray(drawn.log_probs, dtype=np.float64),
-            **scores,
-        },
-    )
+    prompts: list[Prompt] = [json.loads(prompt) for prompt in answers["prompt"]]
+    scores = score_in_parts(scorers, prompts, answers["response"], on_progress)
+    write_table(path, {**answers, **scores})
     return {
-        "num_prompts": len(prompts),
-        "num_samples": num_samples,
-        "num_tokens": int(lengths.sum()),
+        **answer_figures(answers),
         "reward": float(scores["reward"].mean()),
         "cost": float(scores["cost"].mean()),
         "cvar_0.1": sample_risk(CVaR(0.1), scores["cost"]),
@@ -192,7 +149,6 @@ def read_bank(path: Path) -> BankTable:
     return BankTable(
         prompt_index=np.asarray(columns["prompt_index"]),
         prompt_ids=columns["prompt_id"],
-        # Parquet has one type per column, and a prompt is a text or a list of messages: JSON.
         prompts=[json.loads(prompt) for prompt in columns["prompt"]],
         responses=columns["response"],
         token_ids=columns["token_ids"],

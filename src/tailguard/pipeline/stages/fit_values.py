@@ -27,6 +27,7 @@ from tailguard.pipeline.stages.bank import (
 )
 from tailguard.pipeline.stages.plan import limit_on
 from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.sample import draw_answers
 from tailguard.pipeline.stages.train import load_trained, trained_adapter
 from tailguard.planning import SampleBank, solve
 from tailguard.risk import RiskLimit
@@ -117,14 +118,14 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, object]:
     recipe = work.recipe
     policy = load_trained(recipe, work.parents["train"], name)
     prompts = read_split(work.parents["prepare"], "train")[: recipe.values.num_prompts]
+    purpose = f"{name}: own bank"
     figures = write_bank(
         directory / BANK_NAME,
-        policy,
-        prompts,
+        draw_answers(
+            policy, prompts, num_samples=recipe.values.num_samples, work=work, purpose=purpose
+        ),
         load_scorer_pair(work.parents["fit-scorers"], recipe.scorers),
-        num_samples=recipe.values.num_samples,
-        work=work,
-        purpose=f"{name}: own bank",
+        work.steps(f"{purpose}: scoring"),
     )
     table = read_bank(directory / BANK_NAME)
     hidden, rows = _prefix_states(policy, table, recipe.decoding.block_tokens)
