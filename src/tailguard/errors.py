@@ -9,6 +9,10 @@ class TailguardWarning(UserWarning):
     """Every warning of our own is one, so that the tests can make all of them errors."""
 
 
+class InputWarning(TailguardWarning):
+    """Input that is taken but may not be what was meant. A command shows it as one line."""
+
+
 class TailguardError(Exception):
     """Something went wrong that the user should read about; ends a command with status 1."""
 

@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,7 @@ from tailguard import __version__
 from tailguard.cli.answer import certify, generate, serve
 from tailguard.cli.inspect import inspect
 from tailguard.cli.run import add_stage_commands, demo, run
-from tailguard.errors import TailguardError
+from tailguard.errors import InputWarning, TailguardError
 
 _INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -68,7 +69,9 @@ def _exit_status(arguments: list[str]) -> int:
     # Tokenizers warn when a process forks after using threads, and workers are forked.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        result = app(args=arguments, prog_name="tailguard", standalone_mode=False)
+        with warnings.catch_warnings():
+            _show_input_warnings()
+            result = app(args=arguments, prog_name="tailguard", standalone_mode=False)
     except typer.Abort:
         result = _INTERRUPTED
     except typer.TyperException as error:
@@ -80,6 +83,20 @@ def _exit_status(arguments: list[str]) -> int:
     if result == _INTERRUPTED:
         return _say("interrupted; run the same command again to continue where it stopped", 1)
     return result if isinstance(result, int) else 0
+
+
+def _show_input_warnings() -> None:
+    """Say what a user should know of his input in one line, instead of Python's two."""
+    show = warnings.showwarning
+
+    def show_input(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, InputWarning):
+            _say(f"warning: {message}", 0)
+        else:
+            show(message, category, *place)
+
+    warnings.simplefilter("always", InputWarning)
+    warnings.showwarning = show_input
 
 
 def _fail(error: BaseException, message: str, status: int, *, debug: bool) -> int:

@@ -1,7 +1,8 @@
 """Preference and prompt records, readers, splits."""
 
+from tailguard.data.identity import prompt_id
 from tailguard.data.read import read_preferences, read_prompts, read_rows
-from tailguard.data.records import Preference, Prompt, prompt_id
+from tailguard.data.records import Preference, Prompt
 from tailguard.data.splits import PromptSplits, split_prompts, with_prompts
 
 __all__ = [

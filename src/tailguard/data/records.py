@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 Prompt = str | list[dict[str, str]]
@@ -32,18 +31,3 @@ class Preference:
     rejected_safe: bool | None = None
     annotator: str | None = None
     category: str | None = None
-
-
-def prompt_id(prompt: Prompt) -> str:
-    """Sixteen hex digits of the SHA-256 of the lower-cased prompt: what splits are made by.
-
-    A single user message has the id of its text, however it is written down.
-    """
-    if isinstance(prompt, str):
-        text = prompt
-    elif len(prompt) == 1 and prompt[0]["role"] == "user":
-        text = prompt[0]["content"]
-    else:
-        text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    # Lower case: the same question in capitals must not stand in both training and evaluation.
-    return hashlib.sha256(text.lower().encode()).hexdigest()[:16]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tailguard.data.records import Preference, Prompt, prompt_id
+from tailguard.data.identity import prompt_id
+from tailguard.data.records import Preference, Prompt
 from tailguard.errors import InputError
 
 
@@ -76,7 +78,8 @@ def with_prompts(
     # By hash and not by a generator: a pair added to a file moves no other pair across the split. The
     # salt keeps two splits of the same pairs independent.
     def draw(pair: Preference) -> float:
-        return int(prompt_id(salt + prompt_id(pair.prompt)), 16) / 16.0**16
+        digest = hashlib.sha256((salt + prompt_id(pair.prompt)).encode()).hexdigest()
+        return int(digest[:16], 16) / 16.0**16
 
     first = [pair for pair in pairs if draw(pair) < fraction]
     second = [pair for pair in pairs if draw(pair) >= fraction]

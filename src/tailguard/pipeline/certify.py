@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tailguard.data import Prompt, prompt_id
-from tailguard.data.table import read_table
 from tailguard.decoding import match_profile
 from tailguard.errors import InputError
 from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
-from tailguard.pipeline.stages.calibrate import SEEN_NAME, draft_in_parts, served_costs
+from tailguard.pipeline.seen_prompts import read_seen_prompts
+from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
 from tailguard.risk import CVaR, RiskLimit, risk_upper_bound
 
 
@@ -44,7 +44,7 @@ def certify_decoder(
         raise InputError(f"--confidence {confidence}: give a number between 0 and 1")
     directory, content = check_decoder(path)
     # Before the models are loaded: this takes a moment, loading them may take minutes.
-    seen = set(read_table(directory / SEEN_NAME)["prompt_id"])
+    seen = read_seen_prompts(directory)
     overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
     if overlap:
         raise InputError(

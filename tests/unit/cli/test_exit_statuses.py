@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import typer
 
 from tailguard.artifacts import Header, build_artifact, locked
 from tailguard.cli import main
-from tailguard.errors import InfeasibleError, InputError, ScoreError
+from tailguard.errors import InfeasibleError, InputError, InputWarning, ScoreError
 
 
 @pytest.fixture
@@ -260,3 +261,14 @@ def test_two_runs_in_one_folder(chain, command, recipe, tmp_path):
         status, _, err = command("bank", recipe, "--out", str(tmp_path / "run"))
     assert status == 2
     assert "another tailguard is writing there; wait for it or give another --out" in err
+
+
+def test_what_is_said_of_the_input_is_one_line(chain, command, recipe):
+    def run_chain(*arguments: object, **options: object) -> None:
+        warnings.warn(InputWarning("a.jsonl: odd\nbut taken"), stacklevel=1)
+        raise InputError("a.jsonl: no more")
+
+    chain(run_chain)
+    status, _, said = command("prepare", recipe)
+    assert status == 2
+    assert "tailguard: warning: a.jsonl: odd but taken" in said.splitlines()

@@ -1,7 +1,5 @@
 """Splits of prompts and pairs."""
 
-import hashlib
-
 import numpy as np
 import pytest
 
@@ -15,21 +13,6 @@ def draw(prompts, sizes, reserved=(), seed=0):
     return split_prompts(
         prompts, sizes, reserved=set(reserved), generator=np.random.default_rng(seed)
     )
-
-
-def test_the_id_is_the_hash_of_the_lower_cased_prompt():
-    assert prompt_id("Wie Äpfel?") == hashlib.sha256("wie äpfel?".encode()).hexdigest()[:16]
-    assert prompt_id("a") == prompt_id("A") != prompt_id("b")
-
-
-def test_a_user_message_has_the_id_of_its_text():
-    assert prompt_id([{"role": "user", "content": "How?"}]) == prompt_id("how?")
-
-
-def test_roles_and_turns_make_other_prompts():
-    user, system = ({"role": role, "content": "how"} for role in ("user", "system"))
-    chats = [[user], [system], [user, user], [system, user]]
-    assert len({prompt_id(chat) for chat in chats}) == 4
 
 
 def test_everything_may_be_drawn():

@@ -12,7 +12,6 @@ import numpy as np
 from tailguard.artifacts import write_json
 from tailguard.config import Recipe
 from tailguard.data import Prompt
-from tailguard.data.table import write_table
 from tailguard.decoding import (
     Answer,
     CalibratedProfile,
@@ -27,6 +26,7 @@ from tailguard.decoding.answer import verdicts_of
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
 from tailguard.pipeline.scorer_artifact import load_scorer_pair, published_scorers
+from tailguard.pipeline.seen_prompts import write_seen_prompts
 from tailguard.pipeline.sources import adapter_hash, model_hashes, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_guided
@@ -38,7 +38,6 @@ from tailguard.risk.spelling import limit_to_json
 from tailguard.values.process_heads import ProcessHeads
 
 CERTIFICATES_NAME = "certificates.json"
-SEEN_NAME = "seen_prompts.parquet"
 _PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
 
 
@@ -231,5 +230,4 @@ def _write(
     content.write(directory / DECODER_NAME)
     write_json(directory / CERTIFICATES_NAME, [calibrated.described for calibrated in made])
     # `tailguard certify` refuses these: a bound on prompts that took part would not hold.
-    seen = sorted(taught_prompt_ids(work.parents["prepare"]))
-    write_table(directory / SEEN_NAME, {"prompt_id": seen})
+    write_seen_prompts(directory, taught_prompt_ids(work.parents["prepare"]))
