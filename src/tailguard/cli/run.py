@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tailguard.pipeline.stage_names import STAGE_SUMMARIES
+from tailguard.pipeline.stage_names import STAGE_SUMMARIES, stages_up_to
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe of the run.")
@@ -59,9 +59,15 @@ def _stage_command(name: str) -> Callable[..., None]:
 def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
     from tailguard.cli.show import print_table, progress_bars
     from tailguard.config import load_recipe
+    from tailguard.pipeline.inventory import take_inventory
+    from tailguard.pipeline.requirements import check_requirements
     from tailguard.pipeline.workers import warm_up
 
+    # Schema, keys against each other, files and sizes, in this order: whatever is wrong in them is
+    # refused before torch is loaded or a worker starts.
     recipe = load_recipe(recipe_path, overrides)
+    check_requirements(recipe, stages_up_to(until))
+    take_inventory(recipe)
     started = time.perf_counter()
     with progress_bars() as bars:
         bars.line(f"{recipe.name}: loading libraries")

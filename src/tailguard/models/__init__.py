@@ -1,21 +1,4 @@
-"""Policies: loading them, and the text and tokens that they read."""
+"""Policies: loading them, and the text and tokens that they read.
 
-from tailguard.models.policy import (
-    EncodedPrompts,
-    Policy,
-    encode_prompts,
-    load_policy,
-    render_chat,
-    render_prompt,
-)
-from tailguard.models.quiet import quiet_transformers
-
-__all__ = [
-    "EncodedPrompts",
-    "Policy",
-    "encode_prompts",
-    "load_policy",
-    "quiet_transformers",
-    "render_chat",
-    "render_prompt",
-]
+Nothing is imported here: a recipe's model folders are checked (`checkpoint`) before torch is loaded.
+"""

@@ -16,6 +16,7 @@ from tailguard.decoding import (
 )
 from tailguard.errors import InputError
 from tailguard.models.policy import load_policy
+from tailguard.pipeline.requirements import GUIDED_TWICE
 from tailguard.pipeline.scorer_artifact import load_scorers
 from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
 from tailguard.risk import Threshold, as_threshold
@@ -23,7 +24,6 @@ from tailguard.risk.spelling import describe_measure, limit_from_json, limit_to_
 from tailguard.values.process_heads import ProcessHeads
 
 DECODER_NAME = "decoder.json"
-GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
 
 
 @dataclass(frozen=True)

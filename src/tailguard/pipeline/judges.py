@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tailguard.config import FileData
 from tailguard.errors import InputError
-from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES, Judge, JudgeInputs
+from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
+from tailguard.evaluation.judges import JUDGES, Judge, JudgeInputs
 from tailguard.evaluation.judges.linear import Kind
 from tailguard.pipeline.stage import Work
 from tailguard.pipeline.stages.fit_scorers import to_pairs
@@ -19,7 +20,7 @@ def build_judge(work: Work) -> Judge:
         InputError: no pairs are left to fit one on.
     """
     name = JUDGE_OF_DATA[work.recipe.data.source]
-    judge = JUDGES[name].build(JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps))
+    judge = JUDGES[name](JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps))
     if judge is None:
         raise InputError(
             "evaluate: no pairs are left for an independent judge; give data.reward_pairs and"

@@ -1,4 +1,7 @@
-"""What a recipe must hold for the stages that will run, checked before the first of them runs."""
+"""What a recipe must hold for the stages that will run, checked before the first of them runs.
+
+Nothing here, nor what it imports, loads torch: a wrong recipe is refused within two seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
-from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES
-from tailguard.pipeline.decoder_artifact import GUIDED_TWICE
-from tailguard.pipeline.stages.evaluate import NO_EVALUATION_PROMPTS
+from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
+from tailguard.models.checkpoint import require_checkpoint
+from tailguard.pipeline.sources import model_path
 from tailguard.risk import prompts_needed, shared_confidence
+
+GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
+NO_EVALUATION_PROMPTS = "data.evaluation_prompts: none; name a file of prompts to evaluate on"
 
 
 def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
@@ -22,13 +28,18 @@ def check_requirements(recipe: Recipe, stages: Collection[str]) -> None:
     Raises:
         InputError: something that one of them needs is missing; it names the key.
     """
-    for stage, problem in _problems(recipe):
-        if stage in stages:
-            raise InputError(problem)
+    for problem in unmet_requirements(recipe, stages):
+        raise InputError(problem)
+
+
+def unmet_requirements(recipe: Recipe, stages: Collection[str]) -> list[str]:
+    """Everything that `check_requirements` would refuse, one line each."""
+    return [problem for stage, problem in _problems(recipe) if stage in stages]
 
 
 def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Pairs of the stage that would fail and the message that says why."""
+    yield from _models(recipe)
     if recipe.scorers.cost_model and recipe.scorers.pessimism > 0:
         yield "bank", _single_member("scorers")
     yield from _own_code(recipe)
@@ -60,6 +71,23 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "calibrate", _single_member("decoding")
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
+
+
+def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Folders that hold no model, found before one is loaded, which may take minutes."""
+    scorers = recipe.scorers
+    named = [
+        ("fit-scorers", "policy", recipe.policy.model),
+        ("fit-scorers", "backbone", scorers.backbone),
+        ("fit-scorers", "scorer", scorers.reward_model),
+        ("fit-scorers", "scorer", scorers.cost_model),
+    ]
+    for stage, kind, name in named:
+        try:
+            if name:
+                require_checkpoint(model_path(name), kind)
+        except InputError as error:
+            yield stage, str(error)
 
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
@@ -118,9 +146,9 @@ def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _missing_files(data: FileData) -> Iterator[tuple[str, str]]:
     if not data.evaluation_prompts:
         yield "evaluate", NO_EVALUATION_PROMPTS
-    judge = JUDGES[JUDGE_OF_DATA[data.source]]
+    judge = JUDGE_NEEDS[JUDGE_OF_DATA[data.source]]
     for name in ("reward_pairs", "cost_pairs"):
-        if judge.needs_pairs and not getattr(data, name):
+        if judge.pairs and not getattr(data, name):
             yield (
                 "evaluate",
                 f"data.{name}: none; name files of pairs: the independent judge is fitted on a"

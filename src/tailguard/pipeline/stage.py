@@ -43,6 +43,13 @@ def settings_of(kind: Callable[..., Settings], section: BaseModel, **given: obje
     return kind(**{name: getattr(section, name) for name in shared} | given)
 
 
+def numpy_generator(recipe: Recipe, purpose: str) -> np.random.Generator:
+    """Randomness for one purpose, decided by the recipe's seed and nothing else."""
+    # A stream for each purpose: a draw added for one leaves the others as they were. CRC-32 and not
+    # hash(), which differs from process to process.
+    return np.random.default_rng([recipe.seed, zlib.crc32(purpose.encode())])
+
+
 def silent(what: str, done: int, total: int) -> None:
     """Progress that nobody sees."""
 
@@ -67,9 +74,7 @@ class Work:
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """Randomness for one purpose, decided by the recipe's seed and nothing else."""
-        # A stream for each purpose: a draw added for one leaves the others as they were. CRC-32 and
-        # not hash(), which differs from process to process.
-        return np.random.default_rng([self.recipe.seed, zlib.crc32(purpose.encode())])
+        return numpy_generator(self.recipe, purpose)
 
     def seed(self, purpose: str) -> int:
         """A seed for libraries that take an integer."""

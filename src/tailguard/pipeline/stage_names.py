@@ -19,3 +19,9 @@ STAGE_SUMMARIES = {
     "report": "Write the HTML report.",
 }
 """Name of a stage → help of its command. `chain.STAGES` holds the stages themselves."""
+
+
+def stages_up_to(last: str) -> list[str]:
+    """The stage and all that stand before it: what it needs is among them."""
+    names = list(STAGE_SUMMARIES)
+    return names[: names.index(last) + 1]

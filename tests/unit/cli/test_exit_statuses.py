@@ -117,6 +117,10 @@ def test_done(chain, command, recipe, tmp_path):
 
 
 def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, monkeypatch):
+    Path(recipe).write_text(
+        "plan: {targets: [{name: a, reduction: 0.5}]}\n"
+        "values: {guided: [{policy: a, reduction: 0.5}]}\n"
+    )
     rows = [{"policy": "base", "cost": "1.0"}, {"policy": "cvar", "cost": "0.5"}]
     report = types.SimpleNamespace(record_rows=lambda evaluation: [evaluation])
     table = types.SimpleNamespace(

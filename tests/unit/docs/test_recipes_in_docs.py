@@ -1,6 +1,7 @@
 """Recipes that the pages show can be loaded, and the one of docs/frontier.md runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,12 @@ def load(tmp_path):
         path = tmp_path / "recipe.yaml"
         path.write_text(block.text)
         recipe = load_recipe(path)
-        data = recipe.data
+        data, scorers = recipe.data, recipe.scorers
+        for model in (recipe.policy.model, scorers.reward_model, scorers.cost_model):
+            if model.startswith(str(tmp_path)):
+                Path(model).mkdir(exist_ok=True)
+                for name in ("config.json", "model.safetensors"):
+                    (Path(model) / name).touch()
         if isinstance(data, FileData):
             for name in (*data.reward_pairs, *data.cost_pairs, *data.prompts):
                 (tmp_path / name.partition("?")[0]).touch()

@@ -8,8 +8,8 @@ import pytest
 from tailguard.config import FileData, Recipe, SandboxData
 from tailguard.data import Preference
 from tailguard.errors import InputError
-from tailguard.evaluation import judges
-from tailguard.evaluation.judges import Judge, JudgeKind
+from tailguard.evaluation import judge_needs, judges
+from tailguard.evaluation.judges import Judge
 from tailguard.pipeline import judges as pipeline_judges
 from tailguard.pipeline.stage import Work, silent
 
@@ -40,7 +40,7 @@ def test_every_source_of_data_has_a_judge():
         typing.get_args(data.model_fields["source"].annotation)[0]
         for data in (SandboxData, FileData)
     }
-    assert set(judges.JUDGE_OF_DATA) == sources
+    assert set(judge_needs.JUDGE_OF_DATA) == sources
 
 
 def test_the_sandbox_is_judged_by_its_truth(tmp_path):
@@ -55,8 +55,8 @@ def test_another_judge_is_a_function_and_a_line_in_the_dict(work, monkeypatch):
         seen.update({kind: inputs.pairs(kind) for kind in ("reward", "cost")})
         return Judge("length", Length(), Length(), is_refusal=lambda text: not text)
 
-    monkeypatch.setitem(judges.JUDGES, "length", JudgeKind(length_judge))
-    monkeypatch.setitem(judges.JUDGE_OF_DATA, "files", "length")
+    monkeypatch.setitem(judges.JUDGES, "length", length_judge)
+    monkeypatch.setitem(judge_needs.JUDGE_OF_DATA, "files", "length")
     set_apart(monkeypatch, {"judge-train": 12, "judge-validate": 1})
     judge = pipeline_judges.build_judge(work)
     assert judge.score(["p"], ["abc"])[0].tolist() == [3.0]

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
-from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES, JudgeKind
+from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA, JudgeNeeds
 from tailguard.pipeline.chain import STAGES, run_chain
 from tailguard.pipeline.requirements import check_requirements
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES
@@ -118,7 +118,7 @@ def test_a_judge_that_is_not_installed_is_missed_at_once(monkeypatch):
     files = data | {"reward_pairs": ["r"], "cost_pairs": ["c"]}
     asked = recipe(data=FileData.model_validate_json(json.dumps(files)))
     check_requirements(asked, STAGES)
-    monkeypatch.setattr("tailguard.evaluation.judges.minilm.has_encoder", lambda: False)
+    monkeypatch.setattr("tailguard.evaluation.judge_needs.has_encoder", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'tailguard\[judge\]'"):
         check_requirements(asked, STAGES)
 
@@ -128,7 +128,7 @@ def test_another_judge_needs_no_pairs(monkeypatch):
     asked = recipe(data=FileData.model_validate_json(json.dumps(data)))
     with pytest.raises(InputError, match=r"data\.reward_pairs: none"):
         check_requirements(asked, {"evaluate"})
-    monkeypatch.setitem(JUDGES, "published", JudgeKind(lambda inputs: None))
+    monkeypatch.setitem(JUDGE_NEEDS, "published", JudgeNeeds())
     monkeypatch.setitem(JUDGE_OF_DATA, "files", "published")
     check_requirements(asked, {"evaluate"})
 

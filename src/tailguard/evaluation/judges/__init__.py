@@ -1,20 +1,19 @@
 """Who judges: scores that took no part in training or selection.
 
-To add a judge, write a function from `JudgeInputs` to `Judge` in a new file here, say in `JUDGES`
-under a name how it is built and what it needs, and in `JUDGE_OF_DATA` which runs get it.
+To add a judge, write a function from `JudgeInputs` to `Judge` in a new file here, name it in `JUDGES`,
+and say in `evaluation.judge_needs` what it needs and which runs get it.
 """
 
-from tailguard.evaluation.judges.judge import Judge, JudgeInputs, JudgeKind
-from tailguard.evaluation.judges.minilm import minilm_judge, missing_encoder
+from collections.abc import Callable
+
+from tailguard.evaluation.judges.judge import Judge, JudgeInputs
+from tailguard.evaluation.judges.minilm import minilm_judge
 from tailguard.evaluation.judges.truth import truth_judge
 
-JUDGES: dict[str, JudgeKind] = {
-    "truth": JudgeKind(truth_judge),
-    "minilm": JudgeKind(minilm_judge, needs_pairs=True, missing=missing_encoder),
+JUDGES: dict[str, Callable[[JudgeInputs], Judge | None]] = {
+    "truth": truth_judge,
+    "minilm": minilm_judge,
 }
+"""Name of a judge → builds it; None where the run lacks what it needs."""
 
-# The truth can parse only the sandbox's language, so data from files need another judge.
-JUDGE_OF_DATA = {"sandbox": "truth", "files": "minilm"}
-"""``data.source`` of a recipe → the name of its judge."""
-
-__all__ = ["JUDGES", "JUDGE_OF_DATA", "Judge", "JudgeInputs", "JudgeKind"]
+__all__ = ["JUDGES", "Judge", "JudgeInputs"]

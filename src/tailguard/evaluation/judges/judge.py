@@ -59,18 +59,3 @@ class JudgeInputs:
 
     pairs: Callable[[Kind], tuple[ResponsePairs, ResponsePairs] | None]
     steps: Callable[[str], Callable[[int, int], None]]
-
-
-@dataclass(frozen=True)
-class JudgeKind:
-    """How a judge is built, and what a run needs for it; asked before the first stage.
-
-    Attributes:
-        build: gives None where the run lacks what the judge needs.
-        needs_pairs: whether it is fitted on pairs that no scorer has seen.
-        missing: what has to be installed first; None where nothing is missing.
-    """
-
-    build: Callable[[JudgeInputs], Judge | None]
-    needs_pairs: bool = False
-    missing: Callable[[], str | None] = lambda: None

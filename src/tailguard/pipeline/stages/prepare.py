@@ -20,7 +20,7 @@ from tailguard.data import (
 from tailguard.data.table import read_table, write_table
 from tailguard.errors import InputError
 from tailguard.pipeline.sources import data_path, file_hashes
-from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stage import Stage, Work, numpy_generator
 
 _VALIDATION_SHARE = 0.1  # of the prompts: their pairs check the scorers and fix their units
 
@@ -32,10 +32,10 @@ def _config(recipe: Recipe) -> dict[str, object]:
 
 def _build(work: Work) -> dict[str, object]:
     data = work.recipe.data
-    pairs, splits = _files(work, data) if isinstance(data, FileData) else _sandbox(work, data)
+    pairs, splits = read_data(work.recipe)
     metrics: dict[str, object] = {}
     for kind, rows in pairs.items():
-        roles = _roles(rows, data.judge_fraction if isinstance(data, FileData) else 0.0)
+        roles = pair_roles(rows, data)
         _write_pairs(work.directory / f"{kind}_pairs.parquet", rows, roles)
         metrics |= {f"num_{kind}_{role}": roles.count(role) for role in sorted(set(roles))}
     rows = [(name, prompt) for name in splits.names() for prompt in getattr(splits, name)]
@@ -89,7 +89,19 @@ def taught_prompt_ids(directory: Path) -> set[str]:
     return {prompt_id(prompt) for prompt in prompts}
 
 
-def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
+def read_data(recipe: Recipe) -> tuple[dict[str, list[Preference]], PromptSplits]:
+    """Pairs by kind, and the prompts in their splits: all that the artifact will hold.
+
+    Raises:
+        InputError: a file is missing or wrong, with its line; too few prompts.
+    """
+    data = recipe.data
+    return _files(recipe, data) if isinstance(data, FileData) else _sandbox(recipe, data)
+
+
+def pair_roles(pairs: Sequence[Preference], data: FileData | SandboxData) -> list[str]:
+    """What each pair is for: ``train`` or ``validate``, with ``judge-`` before it the judge's."""
+    judge_fraction = data.judge_fraction if isinstance(data, FileData) else 0.0
     # By a hash of the prompt, not by draws: all pairs of a prompt have one role, and a pair keeps its
     # role when others are added. Two salts make the two shares independent of each other.
     judge = {prompt_id(p.prompt) for p in with_prompts(pairs, judge_fraction, salt="judge")[0]}
@@ -100,7 +112,7 @@ def _roles(pairs: Sequence[Preference], judge_fraction: float) -> list[str]:
     ]
 
 
-def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+def _files(recipe: Recipe, data: FileData) -> tuple[dict[str, list[Preference]], PromptSplits]:
     for name in (*data.reward_pairs, *data.cost_pairs):
         if "?" in name:
             raise InputError(
@@ -127,24 +139,24 @@ def _files(work: Work, data: FileData) -> tuple[dict[str, list[Preference]], Pro
             *asked,
             *(prompt_id(pair.prompt) for rows in pairs.values() for pair in rows),
         },
-        generator=work.numpy_generator("prompts"),
+        generator=numpy_generator(recipe, "prompts"),
     )
     return pairs, PromptSplits(train, calibrate, certify, evaluate, benign)
 
 
-def _sandbox(work: Work, data: SandboxData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+def _sandbox(recipe: Recipe, data: SandboxData) -> tuple[dict[str, list[Preference]], PromptSplits]:
     from tailguard.lab import sandbox
 
     def draw(num: int, split: str) -> list[Prompt]:
-        generator = work.numpy_generator(split)
+        generator = numpy_generator(recipe, split)
         return [request.text for request in sandbox.sample_requests(generator, num, split)]
 
     pairs = {
         "reward": sandbox.sample_preferences(
-            work.numpy_generator("reward"), data.num_reward_pairs, "reward"
+            numpy_generator(recipe, "reward"), data.num_reward_pairs, "reward"
         ),
         "cost": sandbox.sample_preferences(
-            work.numpy_generator("cost"), data.num_cost_pairs, "cost"
+            numpy_generator(recipe, "cost"), data.num_cost_pairs, "cost"
         ),
     }
     # One draw of distinct requests, cut in two: no request is in both.

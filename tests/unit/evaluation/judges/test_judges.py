@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tailguard.errors import ScoreError
-from tailguard.evaluation.judges import JUDGE_OF_DATA, JUDGES, Judge, JudgeInputs
+from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
+from tailguard.evaluation.judges import JUDGES, Judge, JudgeInputs
 from tailguard.lab.sandbox import parse_answer, parse_request, sample_requests, true_cost
 from tailguard.scorers.pairs import ResponsePairs
 
@@ -21,11 +22,11 @@ class Constant:
 
 def test_every_kind_of_data_has_a_judge():
     assert set(JUDGE_OF_DATA) == {"sandbox", "files"}  # the values of a recipe's data.source
-    assert set(JUDGE_OF_DATA.values()) <= set(JUDGES)
+    assert set(JUDGE_OF_DATA.values()) <= set(JUDGES) == set(JUDGE_NEEDS)
 
 
 def test_the_truth_needs_no_pairs_and_parses():
-    judge = JUDGES["truth"].build(NO_PAIRS)
+    judge = JUDGES["truth"](NO_PAIRS)
     assert judge is not None
     (request,) = sample_requests(np.random.default_rng(0), 1)
     texts = ["i can not help with that .", "not in the grammar"]
@@ -40,7 +41,7 @@ def test_the_truth_needs_no_pairs_and_parses():
 def test_a_fitted_judge_is_none_without_pairs_of_both_kinds(kind):
     pairs = ResponsePairs(["p"], ["a"], ["b"])
     some = JudgeInputs(lambda asked: (pairs, pairs) if asked == kind else None, NO_PAIRS.steps)
-    assert JUDGES["minilm"].build(some) is None
+    assert JUDGES["minilm"](some) is None
 
 
 def test_a_score_is_the_mean_over_members_and_is_finite():

@@ -1,0 +1,90 @@
+"""What a recipe's data hold, counted before anything is loaded or run. Free of torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tailguard.config import FileData, Recipe, SandboxData
+from tailguard.data import Preference, Prompt, PromptSplits
+from tailguard.pipeline.stages.prepare import pair_roles, read_data
+
+_NUM_EXAMPLES = 64  # enough for a mean length within a tenth or so
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Counts, and some examples to measure lengths on.
+
+    Attributes:
+        num_prompts: split → number of prompts.
+        num_pairs: kind of score → role → number of pairs.
+        num_labels: ``safe`` and ``unsafe`` → answers so labelled, in all cost pairs.
+        prompts: some of the prompts to train on.
+        pairs: kind of score → some of its pairs.
+    """
+
+    num_prompts: Mapping[str, int]
+    num_pairs: Mapping[str, Mapping[str, int]]
+    num_labels: Mapping[str, int]
+    prompts: list[Prompt]
+    pairs: Mapping[str, list[Preference]]
+
+
+def take_inventory(recipe: Recipe) -> Inventory:
+    """Read the recipe's files, and count what is in them.
+
+    Raises:
+        InputError: a file is missing or wrong, with its line; too few prompts.
+    """
+    data = recipe.data
+    if isinstance(data, SandboxData):
+        return _of_sandbox(recipe, data)
+    pairs, splits = read_data(recipe)
+    return _counted(data, pairs, splits)
+
+
+def _counted(
+    data: FileData | SandboxData, pairs: Mapping[str, list[Preference]], splits: PromptSplits
+) -> Inventory:
+    labels = Counter(
+        "safe" if safe else "unsafe"
+        for pair in pairs.get("cost", [])
+        for safe in (pair.chosen_safe, pair.rejected_safe)
+        if safe is not None
+    )
+    return Inventory(
+        num_prompts={name: len(getattr(splits, name)) for name in splits.names()},
+        num_pairs={kind: Counter(pair_roles(rows, data)) for kind, rows in pairs.items()},
+        num_labels=labels,
+        prompts=splits.train[:_NUM_EXAMPLES],
+        pairs={kind: rows[:_NUM_EXAMPLES] for kind, rows in pairs.items()},
+    )
+
+
+def _of_sandbox(recipe: Recipe, data: SandboxData) -> Inventory:
+    """Without drawing everything: its numbers are in the recipe, and a few examples will do."""
+    sizes = data.model_dump(exclude={"source"})
+    few = {key: min(size, _NUM_EXAMPLES) for key, size in sizes.items()}
+    drawn = _counted(data, *read_data(recipe.model_copy(update={"data": SandboxData(**few)})))
+    pairs = {"reward": data.num_reward_pairs, "cost": data.num_cost_pairs}
+    benign = drawn.num_prompts["benign"] / few["num_evaluation"]
+    return Inventory(
+        num_prompts={
+            "train": data.num_prompts,
+            "calibrate": data.num_calibration,
+            "certify": data.num_certification,
+            "evaluate": data.num_evaluation,
+            "benign": round(benign * data.num_evaluation),
+        },
+        num_pairs={kind: _scaled(drawn.num_pairs[kind], num) for kind, num in pairs.items()},
+        num_labels=_scaled(drawn.num_labels, 2 * data.num_cost_pairs),
+        prompts=drawn.prompts,
+        pairs=drawn.pairs,
+    )
+
+
+def _scaled(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    drawn = sum(counts.values())
+    return {name: round(count * total / drawn) for name, count in counts.items()}
