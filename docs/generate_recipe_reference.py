@@ -29,6 +29,7 @@ from tailguard.config import (
     TrainSection,
     ValuesSection,
 )
+from tailguard.config.section import LARGEST, MOST, MOST_EACH, MOST_LISTED, MOST_SEED
 
 PAGE = Path(__file__).with_name("recipes.md")
 
@@ -59,7 +60,10 @@ name of a model is a path relative to the recipe's folder if it starts with `.` 
 a `/` and exists there; any other name is looked up on the hub.
 
 Values are checked strictly: `'64'` is not a number, `yes` is not a count, infinity is not a budget, and
-no key may appear twice. An error gives the line:
+no key may appear twice. A count above ten million (100,000 for what is held many times or at once, as
+samples of a prompt and rows of a batch) and a number above 10⁹ or below 10⁻⁹ are slips of the hand and are
+refused. YAML is read plainly: tags are refused, and a date, `010` and `1:30` are text. An error gives the
+line:
 
 ```pycon
 >>> from pathlib import Path
@@ -72,6 +76,8 @@ tailguard.errors.InputError: typo.yaml, line 2: unknown key 'bank.num_sample'; t
 
 ```
 """
+SLIPS = (MOST, MOST_EACH, MOST_LISTED, MOST_SEED, LARGEST, -LARGEST)
+"""Limits that every key of a kind has, and that the tables leave out."""
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top level", Recipe),
@@ -140,10 +146,10 @@ def _kind(schema: dict[str, Any]) -> str:
         "maximum": "≤",
         "pattern": "like",
     }
-    bounds = [
+    bounds = [  # those against slips of the hand are told once, at the top
         f"{sign} `{schema[key]}`" if key == "pattern" else f"{sign} {schema[key]:g}"
         for key, sign in limits.items()
-        if key in schema
+        if key in schema and schema[key] not in SLIPS
     ]
     return " ".join([words.get(schema["type"], schema["type"]), ", ".join(bounds)]).strip()
 

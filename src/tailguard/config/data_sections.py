@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tailguard.config.section import Count, Fraction, Names, Sample, Section
+from tailguard.config.section import MOST, Count, Fraction, Names, PathName, Sample, Section
 
 # The portfolio maps profiles on half of the prompts and measures regret on the other half, so 4
 # prompts leave 2 in each: the fewest that have a spread.
-_TrainingPrompts = Annotated[int, Field(ge=4)]
+_TrainingPrompts = Annotated[int, Field(ge=4, le=MOST)]
 
 
 class SandboxData(Section):
@@ -61,11 +61,11 @@ class FileData(Section):
     """
 
     source: Literal["files"]
-    root: str = "."
+    root: PathName = "."
     reward_pairs: Names = ()
     cost_pairs: Names = ()
     judge_fraction: Fraction = 0.4
-    num_judge_pairs: Annotated[int, Field(ge=10)] = 1000
+    num_judge_pairs: Annotated[int, Field(ge=10, le=MOST)] = 1000
     prompts: Names
     num_prompts: _TrainingPrompts = 512
     num_calibration: Sample = 500

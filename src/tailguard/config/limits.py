@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tailguard.config.section import Positive, Section, Share, TailMass
+from tailguard.config.section import Number, Positive, Section, Share, TailMass
 from tailguard.risk import RiskMeasure
 from tailguard.risk.spelling import ANY_COST_BOUND, parse_measure, require_measure
 
@@ -37,7 +37,7 @@ class LimitSection(Section):
     tail_mass: TailMass = 0.1
     weight: Share = 0.5
     theta: Positive = 1.0
-    budget: float | Literal["reference"] | None = None
+    budget: Number | Literal["reference"] | None = None
     reduction: Share | None = None
     scope: Literal["pooled", "per_prompt"] = "pooled"
 
@@ -82,7 +82,7 @@ class Target(LimitSection):
     """
 
     # The name becomes a folder and a key of tables: no slash, no space, no leading dot.
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=100)]
 
     @property
     def is_unconstrained(self) -> bool:

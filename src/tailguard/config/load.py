@@ -13,13 +13,13 @@ from pydantic_core import ErrorDetails
 
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.recipe import Recipe
-from tailguard.config.yaml_text import line_of, parse_yaml, read_yaml
-from tailguard.errors import InputError
+from tailguard.config.yaml_text import YamlError, line_of, parse_yaml, read_yaml, shortened
+from tailguard.errors import InputError, first_line
 
 Key = tuple[str | int, ...]
 Models = list[type[BaseModel]]
 
-_LONGEST_SHOWN = 60  # characters of a wrong value: the message stays on one line of a terminal
+_LONGEST_KEY = 60  # difflib takes the square of it
 _CLOSE = 0.6  # difflib's default for a close match
 
 
@@ -42,7 +42,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise InputError(_message(error, path, node, overrides)) from None
-    return _with_absolute_paths(recipe, path.resolve().parent)
+    return _with_absolute_paths(recipe, path, node)
 
 
 def _override(fields: dict[object, object], override: str) -> None:
@@ -50,28 +50,34 @@ def _override(fields: dict[object, object], override: str) -> None:
     # override gives the same messages as a wrong key of the file.
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise InputError(f"--set {override}: give key=value, e.g. --set bank.num_samples=32")
+        raise InputError(f"{_option(override)}: give key=value, e.g. --set bank.num_samples=32")
     *parents, last = key.split(".")
     section: object = fields
     for depth, parent in enumerate(parents, start=1):
         found = _inside(section, parent)
         if not isinstance(found, (dict, list)):
             name = ".".join(parents[:depth])
-            raise InputError(f"--set {override}: '{name}' is not a section of the recipe")
+            raise InputError(
+                f"{_option(override)}: '{shortened(name)}' is not a section of the recipe"
+            )
         section = cast(object, found)
     try:
         given = parse_yaml(value)[0]
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"--set {override}: the value is not YAML") from None
+    except YamlError as problem:
+        raise InputError(f"{_option(override)}: {problem}") from None
     if isinstance(section, list):
         items = cast("list[object]", section)
         if (place := _index(last, items)) is None:
             raise InputError(
-                f"--set {override}: '{last}' is not an index into a list of {len(items)}"
+                f"{_option(override)}: '{shortened(last)}' is not an index into a list of {len(items)}"
             )
         items[place] = given
     else:
         cast("dict[object, object]", section)[last] = given
+
+
+def _option(override: str) -> str:
+    return f"--set {shortened(override)}"
 
 
 def _inside(section: object, name: str) -> object:
@@ -91,7 +97,8 @@ def _inside(section: object, name: str) -> object:
 
 
 def _index(name: str, items: list[object]) -> int | None:
-    return int(name) if name.isdigit() and int(name) < len(items) else None
+    # As text, because int() refuses thousands of digits and takes those of other scripts.
+    return int(name) if name in map(str, range(len(items))) else None
 
 
 def _message(
@@ -102,16 +109,22 @@ def _message(
     # A misspelt key that is required is both unknown and missing; "unknown" says how to fix it.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     key, models = _resolve(problem["loc"])
-    name = ".".join(str(part) for part in key) or "recipe"
+    told = _words(problem)
+    if not key:  # a rule about several sections, whose message begins with the key at fault
+        parts = told.partition(":")[0].split(".")
+        key = tuple(int(part) if part.isdecimal() else part for part in parts)
+    name = ".".join(str(part) for part in key)
     line = line_of(node, key)
     where = f"{path}, line {line}" if line else f"{path}"
     # The last override of the key, or of a section around it, is what the user must change.
     for override in overrides:
         set_key = override.partition("=")[0] + "."
         if f"{name}.".startswith(set_key) or (not line and set_key.startswith(f"{name}.")):
-            where = f"--set {override}"
+            where = _option(override)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{name}'; the nearest valid key is '{_nearest(key, models)}'"
+        return f"{where}: unknown key '{shortened(name)}'; the nearest valid key is '{_nearest(key, models)}'"
+    if told.startswith(f"{name}: "):
+        return f"{where}: {told}"
     found = [_words(p) for p in problems if _resolve(p["loc"])[0] == key]
     return f"{where}: {name}: {_joined(found)}{_given(problem)}"
 
@@ -136,8 +149,7 @@ def _given(problem: ErrorDetails) -> str:
     value: object = problem.get("input")
     if isinstance(value, dict) or problem["type"] == "missing":
         return ""
-    shown = repr(value)
-    return f" (given: {shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + '…'})"
+    return f" (given: {shortened(repr(value))})"
 
 
 def _nearest(key: Key, section: Models) -> str:
@@ -146,7 +158,7 @@ def _nearest(key: Key, section: Models) -> str:
     A close match in its section; else a key of exactly this name in another section; else the least
     distant key of its section.
     """
-    last = str(key[-1])
+    last = str(key[-1])[:_LONGEST_KEY]
     names = sorted({name for model in section for name in model.model_fields})
     close = difflib.get_close_matches(last, names, n=1, cutoff=_CLOSE)
     elsewhere = [] if close else [name for name in _all_keys(Recipe) if name.endswith(f".{last}")]
@@ -198,23 +210,31 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _all_keys(inner, f"{prefix}{name}.")
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+def _with_absolute_paths(recipe: Recipe, path: Path, node: yaml.Node | None) -> Recipe:
     """Resolve paths against the recipe's folder; names of hub models stay as they are."""
+    folder = path.resolve().parent
 
-    def resolve(name: str) -> str:
-        # "owner/model" is a hub name unless the recipe's folder has such a path.
-        is_path = name.startswith((".", "/", "~")) or ("/" in name and (folder / name).exists())
-        return str((folder / Path(name).expanduser()).resolve()) if is_path else name
+    def resolved(section: str, key: str, *, is_path: bool) -> str:
+        name: str = getattr(getattr(recipe, section), key)
+        try:
+            # "owner/model" is a hub name unless the recipe's folder has such a path.
+            is_path |= name.startswith((".", "/", "~")) or (
+                "/" in name and (folder / name).exists()
+            )
+            return str((folder / Path(name).expanduser()).resolve()) if is_path else name
+        except (OSError, RuntimeError) as error:  # links in a circle, folders that are closed to us
+            line = line_of(node, (section, key))
+            where = f"{path}, line {line}" if line else f"{path}"
+            raise InputError(f"{where}: {section}.{key}: {first_line(error)}") from None
 
-    policy = recipe.policy.model_copy(update={"model": resolve(recipe.policy.model)})
+    policy = recipe.policy.model_copy(update={"model": resolved("policy", "model", is_path=False)})
     scorers = recipe.scorers.model_copy(
         update={
-            key: resolve(getattr(recipe.scorers, key))
+            key: resolved("scorers", key, is_path=False)
             for key in ("reward_model", "cost_model", "backbone")
         }
     )
     data: SandboxData | FileData = recipe.data
     if isinstance(data, FileData):
-        root = (folder / Path(data.root).expanduser()).resolve()
-        data = data.model_copy(update={"root": str(root)})
+        data = data.model_copy(update={"root": resolved("data", "root", is_path=True)})
     return recipe.model_copy(update={"policy": policy, "scorers": scorers, "data": data})

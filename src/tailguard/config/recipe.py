@@ -9,13 +9,19 @@ from pydantic import Field, field_validator, model_validator
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.limits import Guided, Target
 from tailguard.config.section import (
+    MOST_EACH,
+    MOST_LISTED,
     Confidence,
     Count,
+    CountEach,
     CountOrNone,
     NonNegative,
+    PathName,
     Positive,
     Sample,
+    SampleEach,
     Section,
+    Seed,
     TailMass,
 )
 
@@ -32,7 +38,7 @@ class PolicySection(Section):
             (``plan``) but not trained.
     """
 
-    model: str = "sandbox"
+    model: PathName = "sandbox"
     max_new_tokens: Count = 48
     temperature: Positive = 1.0
     trust_remote_code: bool = False
@@ -59,20 +65,20 @@ class ScorerSection(Section):
         cost_bound: declared largest cost; scores are clipped there. Certificates need it.
     """
 
-    reward_model: str = ""
-    cost_model: str = ""
-    backbone: str = ""
+    reward_model: PathName = ""
+    cost_model: PathName = ""
+    backbone: PathName = ""
     # The relative error of a spread over n members is about 1/√(2(n − 1)): already 41% at 4.
-    num_heads: Annotated[int, Field(ge=4)] = 8
+    num_heads: Annotated[int, Field(ge=4, le=MOST_EACH)] = 8
     num_epochs: Positive = 1.0
     learning_rate: Positive = 2e-4
-    num_trained_layers: Count | None = None
-    batch_size: Count = 32
+    num_trained_layers: CountEach | None = None
+    batch_size: CountEach = 32
     max_tokens: Count = 256
     num_pairs: Count = 8000
     sign_weight: Positive = 0.5
     pessimism: NonNegative = 0.5
-    cost_bound: float = 10.0
+    cost_bound: Positive = 10.0
 
 
 class BankSection(Section):
@@ -83,8 +89,8 @@ class BankSection(Section):
         batch_size: answers sampled at once.
     """
 
-    num_samples: Sample = 64
-    batch_size: Count = 256
+    num_samples: SampleEach = 64
+    batch_size: CountEach = 256
 
 
 class PlanSection(Section):
@@ -101,15 +107,17 @@ class PlanSection(Section):
     """
 
     kl_coef: Positive = 0.25
-    tail_masses: Annotated[tuple[TailMass, ...], Field(strict=False, min_length=1)] = (
+    tail_masses: Annotated[
+        tuple[TailMass, ...], Field(strict=False, min_length=1, max_length=MOST_LISTED)
+    ] = (
         0.05,
         0.1,
         0.25,
         1.0,
     )
-    num_budgets: Annotated[int, Field(ge=2)] = 8  # both ends of the frontier
-    targets: Annotated[tuple[Target, ...], Field(strict=False)] = ()
-    num_members: CountOrNone = 0
+    num_budgets: Annotated[int, Field(ge=2, le=MOST_LISTED)] = 8  # both ends of the frontier
+    targets: Annotated[tuple[Target, ...], Field(strict=False, max_length=MOST_LISTED)] = ()
+    num_members: Annotated[int, Field(ge=0, le=MOST_LISTED)] = 0
 
     # Names become folders side by side, and `base` is the reference policy's name in every table.
     @model_validator(mode="after")
@@ -143,14 +151,14 @@ class TrainSection(Section):
         learning_rate: learning rate of the on-policy steps.
     """
 
-    rank: Count = 16
-    distill_epochs: Count = 2
-    distill_samples: Count = 8
+    rank: CountEach = 16
+    distill_epochs: CountEach = 2
+    distill_samples: CountEach = 8
     distill_learning_rate: Positive = 1e-3
     num_steps: CountOrNone = 60
-    prompts_per_step: Count = 16
+    prompts_per_step: CountEach = 16
     # Leave-one-out: the baseline of an answer is the mean of the prompt's other answers.
-    num_generations: Annotated[int, Field(ge=2)] = 8
+    num_generations: SampleEach = 8
     learning_rate: Positive = 2e-4
 
 
@@ -166,13 +174,13 @@ class ValuesSection(Section):
         num_epochs: passes over the prefixes.
     """
 
-    guided: Annotated[tuple[Guided, ...], Field(strict=False)] = ()
+    guided: Annotated[tuple[Guided, ...], Field(strict=False, max_length=MOST_LISTED)] = ()
     num_prompts: Sample = 256
-    num_samples: Sample = 16
-    num_members: Sample = 4
+    num_samples: SampleEach = 16
+    num_members: SampleEach = 4
     # Few enough that an inference engine can produce them as extra rows of its output matrix.
     num_features: Annotated[int, Field(ge=1, le=128)] = 64
-    num_epochs: Count = 8
+    num_epochs: CountEach = 8
 
 
 class DecodingSection(Section):
@@ -191,8 +199,8 @@ class DecodingSection(Section):
             prompts to certify it. The certificate is computed and reported either way.
     """
 
-    max_candidates: Count = 8
-    block_tokens: Count = 8
+    max_candidates: CountEach = 8
+    block_tokens: CountEach = 8
     pessimism: NonNegative = 1.0
     fallback: Annotated[str, Field(min_length=1)] = "I am sorry, but I cannot help with that."
     confidence: Confidence = 0.95
@@ -208,7 +216,7 @@ class EvaluateSection(Section):
     """
 
     num_prompts: CountOrNone = 0
-    num_examples: Count = 8
+    num_examples: CountEach = 8
 
     @field_validator("num_prompts")
     @classmethod
@@ -236,7 +244,7 @@ class Recipe(Section):
     """
 
     name: str = "run"
-    seed: CountOrNone = 0
+    seed: Seed = 0
     policy: PolicySection = PolicySection()
     data: Annotated[SandboxData | FileData, Field(discriminator="source")] = SandboxData()
     scorers: ScorerSection = ScorerSection()
@@ -256,6 +264,22 @@ class Recipe(Section):
                 f"decoding.pessimism: {self.decoding.pessimism:g} is below scorers.pessimism "
                 f"({self.scorers.pessimism:g}), which budgets are stated in; give at least that"
             )
+        return self
+
+    # Costs are clipped at the bound, so no risk exceeds it: such a limit would be kept by anything.
+    @model_validator(mode="after")
+    def _budgets_limit_something(self) -> Recipe:
+        bound = self.scorers.cost_bound
+        for key, limits in (
+            ("plan.targets", self.plan.targets),
+            ("values.guided", self.values.guided),
+        ):
+            for number, limit in enumerate(limits):
+                if isinstance(limit.budget, float) and limit.budget >= bound:
+                    raise ValueError(
+                        f"{key}.{number}.budget: {limit.budget:g} is not below scorers.cost_bound"
+                        f" ({bound:g}), the largest cost there is; it would limit nothing"
+                    )
         return self
 
     # Fewer members than num_members may be chosen, which only the plan shows: `train` checks again.

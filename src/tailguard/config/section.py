@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_LONGEST_PART = 255  # bytes, on every file system in use
+_LONGEST_PATH = 4096  # bytes, Linux's limit
+
+# What is listed or done one after the other: prompts, pairs, steps. More than a machine holds or a
+# life lasts is a slip of the hand, and would only be found by running out of memory.
+MOST = 10_000_000
+# What each of those has several of, or what is held at once: samples, members, rows of a batch.
+MOST_EACH = 100_000
+
+# What is planned, trained, decoded or shown by itself: targets, budgets, decoders.
+MOST_LISTED = 100
+MOST_SEED = 2**32 - 1  # NumPy's and transformers' largest
+# Beyond these, arithmetic overflows: a slip of the exponent.
+_SMALLEST, LARGEST = 1e-9, 1e9
+
+
+def _not_tiny(value: float) -> float:
+    if value < _SMALLEST:
+        raise ValueError(f"input should be at least {_SMALLEST:g}")
+    return value
+
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Confidence = Annotated[
-    float, Field(ge=0.5, lt=1)
-]  # below that a bound is more often wrong than right
+# Below one half, a bound may be wrong more often than it is right.
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
 TailMass = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(_not_tiny)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]  # 0 switches the thing off
-Sample = Annotated[int, Field(ge=2)]  # one measurement has no spread, so no interval either
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]  # 0 switches the thing off
+# One measurement has no spread, so no interval either.
+Sample = Annotated[int, Field(ge=2, le=MOST)]
+CountEach = Annotated[int, Field(ge=1, le=MOST_EACH)]
+SampleEach = Annotated[int, Field(ge=2, le=MOST_EACH)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+
+
+def _possible_path(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("holds the character '\\x00', which no path has")
+    if len(os.fsencode(name)) > _LONGEST_PATH or any(
+        len(os.fsencode(part)) > _LONGEST_PART for part in Path(name).parts
+    ):
+        raise ValueError("is longer than a path can be")
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no user {Path(name).parts[0].removeprefix('~')!r}") from None
+    return name
+
+
+# A path, or a name on the hub.
+PathName = Annotated[str, AfterValidator(_possible_path)]
 # YAML has lists and no tuples, and strict pydantic would refuse a list for a tuple.
-Names = Annotated[tuple[str, ...], Field(strict=False)]
+Names = Annotated[tuple[PathName, ...], Field(strict=False)]
 
 
 class Section(BaseModel):

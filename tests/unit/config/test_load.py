@@ -131,10 +131,10 @@ def test_keys_of_the_other_source_are_not_suggested(message):
         ("name: a\ndata: {source: web}\n", 2, "data: input tag 'web'"),
         ("data: {source: files}\n", 1, "data.prompts: field required"),
         ("data: {source: files, prompts: [1]}\n", 1, "data.prompts.0: input should be a valid str"),
-        ("1: 2\n", 1, "1: keys should be strings"),
+        ("1: 2\n", 1, "the key '1' is no text (!!int); put it in quotes"),
         (
             "values:\n  guided:\n    - {policy: cvar-10, reduction: 1}\n",
-            None,
+            2,
             "values.guided: policy 'cvar-10' is not a target; known: base",
         ),
     ],
@@ -156,8 +156,10 @@ def test_long_values_are_cut(message):
         ("name: a\nseed: [1\n", "line 3: not YAML: "),
         ("name: a: b\n", "line 1: not YAML: mapping values are not allowed here"),
         ("name: a\n\tseed: 1\n", "line 2: not YAML: found character '\\t'"),
-        ("a: !!python/object:os.system {}\n", "line 1: not YAML: could not determine a constr"),
-        ("a: 2024-13-45\n", "not YAML: month must be in 1..12"),
+        (
+            "a: !!python/object:os.system {}\n",
+            "line 1: a: the tag !!python/object:os.system has no place",
+        ),
         ("--- {}\n--- {}\n", "line 2: not YAML: but found another document"),
         ("- 1\n- 2\n", "line 1: a recipe is a mapping"),
         ("just words\n", "line 1: a recipe is a mapping"),
@@ -246,8 +248,8 @@ def test_an_override_fills_an_empty_section(recipe):
         ("bank.num_samples", "give key=value, e.g. --set bank.num_samples=32"),
         ("=8", "give key=value"),
         (".seed=8", "give key=value"),
-        ("seed=[1", "the value is not YAML"),
-        ("seed=2024-13-45", "the value is not YAML"),
+        ("seed=[1", "not YAML: "),
+        ("seed=2024-13-45", "input should be a valid integer (given: '2024-13-45')"),
     ],
 )
 def test_wrong_overrides(message, override, said):
