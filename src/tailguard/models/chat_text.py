@@ -1,47 +1,45 @@
-"""Prompts and answers as the text that models read."""
+"""Prompts and answers as the text that models read: messages, and the chat template's rendering."""
 
 from __future__ import annotations
 
-from jinja2 import TemplateError
+from collections.abc import Sequence
 
 from tailguard.data import Prompt
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
 from tailguard.models.library import Tokenizer
+
+_COMMON_ROLES = ("system", "user", "assistant")
+_FIRST_PLACEHOLDER = 0xF0100  # private use: neither a template nor a vocabulary holds these
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> str:
     """The text a policy continues: the chat template with the assistant's turn opened.
 
-    Without a chat template, the plain text of the prompt.
+    Without a chat template, the plain text of the prompt. What models read is not this text
+    tokenized again, but `tailguard.models.chat_tokens.encode_chats`.
 
     Raises:
         InputError: an empty prompt, a malformed message, or one the template refuses.
     """
-    messages = _messages(prompt)
+    messages = chat_messages(prompt)
     if tokenizer.chat_template is None:
-        return _plain(messages)
-    return _apply_template(tokenizer, messages, add_generation_prompt=True)
+        return plain_text(messages)
+    return apply_template(tokenizer, messages, open_turn=True)
 
 
-def render_chat(tokenizer: Tokenizer, prompt: Prompt, response: str) -> str:
-    """The text a scorer reads: the prompt and the assistant's response to it.
-
-    Without a chat template, the prompt with the response directly after it.
+def chat_messages(prompt: Prompt, response: str | None = None) -> list[dict[str, str]]:
+    """The prompt's messages, and the assistant's where there is a response; copies.
 
     Raises:
-        InputError: as in `render_prompt`. The response may be empty.
+        InputError: an empty prompt or a malformed message. A response may be empty.
     """
-    messages = _messages(prompt)
-    if tokenizer.chat_template is None:
-        return _plain(messages) + response
-    return _apply_template(
-        tokenizer,
-        [*messages, {"role": "assistant", "content": response}],
-        add_generation_prompt=False,
-    )
+    messages = _prompt_messages(prompt)
+    if response is not None:
+        messages.append({"role": "assistant", "content": response})
+    return messages
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
+def _prompt_messages(prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise InputError("the prompt is empty: give some text")
@@ -57,20 +55,71 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     return [dict(message) for message in prompt]
 
 
-def _plain(messages: list[dict[str, str]]) -> str:
+def plain_text(messages: Sequence[dict[str, str]]) -> str:
+    """Messages without a chat template."""
     return "\n\n".join(message["content"] for message in messages)
 
 
-def _apply_template(
-    tokenizer: Tokenizer,
-    messages: list[dict[str, str]],
-    *,
-    add_generation_prompt: bool,
-) -> str:
+def apply_template(tokenizer: Tokenizer, messages: list[dict[str, str]], *, open_turn: bool) -> str:
+    """The rendered chat; ``open_turn`` adds what opens the assistant's next turn.
+
+    Raises:
+        InputError: the template refuses the chat or fails at it.
+    """
     try:
         return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages, tokenize=False, add_generation_prompt=open_turn
         )
-    # Some templates refuse system messages, or roles that do not alternate.
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses the prompt: {error}") from error
+    except Exception as error:  # a template is a program: it may raise anything
+        raise InputError(_why_it_failed(tokenizer, messages, error)) from error
+
+
+def _why_it_failed(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], error: Exception
+) -> str:
+    from jinja2 import TemplateRuntimeError, UndefinedError
+
+    named = f"the chat template of {template_owner(tokenizer)}"
+    # What `raise_exception` in a template makes; everything else is a fault of the template.
+    refused = type(error).__name__ == "TemplateError"
+    if not refused:
+        kind = "" if isinstance(error, TemplateRuntimeError) else f"{type(error).__name__}: "
+        kind = "UndefinedError: " if isinstance(error, UndefinedError) else kind
+        return f"{named} fails: {kind}{first_line(error)}; mend its chat_template"
+    hint = ""
+    if any(message["role"] == "system" for message in messages):
+        hint = "; if it takes no system message, put that text into the first user message"
+    return f"{named} refuses the prompt: {first_line(error)}{hint}"
+
+
+def template_owner(tokenizer: Tokenizer) -> str:
+    """What messages call the tokenizer whose template it is."""
+    return str(getattr(tokenizer, "name_or_path", "")) or "this tokenizer"
+
+
+def template_parts(tokenizer: Tokenizer, roles: Sequence[str], *, open_turn: bool) -> list[str]:
+    """What the template writes around the contents of messages with these roles.
+
+    Raises:
+        InputError: the template refuses these roles, does not know one, or leaves a content out,
+            which would answer a prompt that was not asked.
+    """
+    marks = [chr(_FIRST_PLACEHOLDER + position) for position in range(len(roles))]
+    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    text = apply_template(tokenizer, messages, open_turn=open_turn)
+    named = f"the chat template of {template_owner(tokenizer)}"
+    for role, mark in zip(roles, marks, strict=True):
+        known = role in _COMMON_ROLES or f"{role}" in str(tokenizer.chat_template)
+        if not known or not role.isidentifier():
+            raise InputError(
+                f"{named} does not know the role {role!r}; give system, user or assistant"
+            )
+        if mark not in text:
+            what = "the text of user messages" if role == "user" else f"{role!r} messages"
+            hint = (
+                "mend its chat_template" if role == "user" else "put the text into a user message"
+            )
+            raise InputError(f"{named} leaves out {what}; {hint}")
+    for mark in marks[1:]:
+        text = text.replace(mark, marks[0])
+    return text.split(marks[0])

@@ -6,7 +6,7 @@ Both libraries hand out objects whose types depend on the checkpoint, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
@@ -17,7 +17,7 @@ from tailguard.errors import InputError
 from tailguard.models.quiet import quiet_transformers, without_announcements
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding
+    from transformers import AddedToken, BatchEncoding
 
     class ModelOutput(Protocol):
         """What a forward pass gives; which of these is there depends on the model's head."""
@@ -209,12 +209,34 @@ def merge_peft(model: LanguageModel, adapter: Path) -> LanguageModel:
 
 
 def special_token_id(tokenizer: Tokenizer, name: str) -> int | None:
-    """The id of the ``pad`` or ``eos`` token; None where the tokenizer has none.
+    """The id of the ``pad``, ``eos`` or another named token; None where the tokenizer has none.
 
     Transformers computes these attributes on access, where no checker sees them.
     """
-    found: int | None = getattr(tokenizer, f"{name}_token_id")
+    found: int | None = getattr(tokenizer, f"{name}_token_id", None)
     return found
+
+
+def special_token_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids of all special tokens, named and unnamed."""
+    return {int(found) for found in cast(Any, tokenizer).all_special_ids}
+
+
+def added_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
+    """The tokens that are found in a text before the rest of it is split, by id."""
+    return dict(cast(Any, tokenizer).added_tokens_decoder)
+
+
+def token_spans(tokenizer: Tokenizer, text: str, ids: Container[int]) -> list[tuple[int, int]]:
+    """Where in the text its tokens of these ids stand; none where the tokenizer cannot tell.
+
+    Only those written in Rust can. The others look for added tokens in the text as it is.
+    """
+    if not cast(Any, tokenizer).is_fast:
+        return []
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return [(start, end) for token, (start, end) in spans if token in ids and start < end]
 
 
 def pad_with_end(tokenizer: Tokenizer) -> int:

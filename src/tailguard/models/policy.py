@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, first_line
-from tailguard.models.chat_text import render_chat, render_prompt
+from tailguard.models.chat_text import render_prompt
+from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.library import (
     LOAD_ERRORS,
@@ -37,7 +38,6 @@ __all__ = [
     "encode_prompts",
     "load_policy",
     "pad_left",
-    "render_chat",
     "render_prompt",
     "tokenize_prompts",
 ]
@@ -163,19 +163,10 @@ def encode_prompts(
 def tokenize_prompts(
     policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int = 0
 ) -> list[list[int]]:
-    """The token ids of each rendered prompt, not padded; arguments and errors of `encode_prompts`."""
+    """The token ids of each prompt, not padded; arguments and errors of `encode_prompts`."""
     if len(prompts) == 0:
         raise InputError("prompts is empty: give at least one prompt")
-    texts: list[str] = []
-    for index, prompt in enumerate(prompts):
-        try:
-            texts.append(render_prompt(policy.tokenizer, prompt))
-        except InputError as error:
-            raise InputError(f"prompts[{index}]: {error}") from error
-    # A chat template writes its own special tokens; plain text needs the tokenizer's.
-    plain = policy.tokenizer.chat_template is None
-    encoded = policy.tokenizer(texts, add_special_tokens=plain, verbose=False)
-    rows: list[list[int]] = encoded["input_ids"]
+    rows = encode_chats(policy.tokenizer, prompts)
     # Refused, not cut: a prompt without its end, or its beginning, is another prompt.
     room = policy.context_tokens - max_new_tokens
     for index, row in enumerate(rows):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
-from tailguard.models.chat_text import render_chat
+from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.library import LanguageModel, Tokenizer, score_layer, special_token_id
 
 
@@ -67,8 +67,7 @@ def encode_for_scoring(
 ) -> list[list[int]]:
     """Token ids as the scorer reads them, at most ``max_tokens`` each.
 
-    With a chat template: the rendered chat, no special tokens added. Without one: the tokenizer's
-    own pair encoding. A text that is too long loses its *beginning* (so the prompt first): what is
+    As `encode_chats`. A text that is too long loses its *beginning* (so the prompt first): what is
     judged is the answer, and the pooled state is that of the last token.
 
     Raises:
@@ -80,18 +79,9 @@ def encode_for_scoring(
         )
     if len(prompts) == 0:
         return []
-    if tokenizer.chat_template is not None:
-        texts = [render_chat(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
-        # The template writes its own special tokens; a second set would shift every score.
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
-    else:
-        plain = [
-            p if isinstance(p, str) else "\n".join(message["content"] for message in p)
-            for p in prompts
-        ]
-        encoded = tokenizer(plain, list(responses), verbose=False)
+    rows = encode_chats(tokenizer, prompts, responses)
     # The end is kept: the answer stands there, and the pooled state is the last token's.
-    return [ids[-max_tokens:] for ids in encoded["input_ids"]]
+    return [ids[-max_tokens:] for ids in rows]
 
 
 class SequenceClassificationScorer:

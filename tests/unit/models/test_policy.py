@@ -23,7 +23,6 @@ from tailguard.models.policy import (
     Policy,
     encode_prompts,
     load_policy,
-    render_chat,
     render_prompt,
 )
 
@@ -179,15 +178,12 @@ def test_chats_are_rendered_by_the_template():
     assert (
         render_prompt(tokenizer, chat) == "<user> one <assistant> two <end><user> three <assistant>"
     )
-    assert render_chat(tokenizer, "one", "two") == "<user> one <assistant> two <end>"
-    assert render_chat(tokenizer, chat, "").endswith("<user> three <assistant>  <end>")
     assert len(chat) == 3
 
 
 def test_without_a_template_text_is_plain():
     tokenizer = make_tokenizer(None)
     assert render_prompt(tokenizer, "one two") == "one two"
-    assert render_chat(tokenizer, "one two", " three") == "one two three"
 
 
 def test_a_template_that_refuses_is_reported():

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 from starlette.testclient import TestClient
+from tests.unit.conftest import make_tokenizer
 
 from tailguard.decoding import Answer
 from tailguard.decoding.acceptance import DEFAULT_FALLBACK
@@ -335,12 +336,6 @@ def wait_until(condition, seconds=10.0):
 
 
 def _three_token_policy():
-    class Words:
-        chat_template = None
-
-        def __call__(self, texts, **_):
-            return {"input_ids": [list(range(len(text.split()))) for text in texts]}
-
     config = SimpleNamespace(max_position_embeddings=3)
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
-    return Policy(cast(Any, model), cast(Any, Words()))
+    return Policy(cast(Any, model), make_tokenizer())

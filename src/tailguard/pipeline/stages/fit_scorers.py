@@ -62,7 +62,7 @@ def _build(work: Work) -> dict[str, object]:
     }
 
 
-STAGE = Stage("fit-scorers", "ScorerPair", 3, ("prepare",), _config, _inputs, _build)
+STAGE = Stage("fit-scorers", "ScorerPair", 4, ("prepare",), _config, _inputs, _build)
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:

@@ -41,7 +41,7 @@ def _build(work: Work) -> dict[str, object]:
     return answer_figures(answers)
 
 
-STAGE = Stage("sample", "SampledAnswers", 1, ("prepare",), _config, policy_input, _build)
+STAGE = Stage("sample", "SampledAnswers", 2, ("prepare",), _config, policy_input, _build)
 
 
 def draw_answers(
