@@ -149,6 +149,8 @@ class TrainSection(Section):
         prompts_per_step: prompts per on-policy step.
         num_generations: answers per prompt in an on-policy step.
         learning_rate: learning rate of the on-policy steps.
+        micro_batch: the most answers in one forward pass of training; fewer take less memory, for
+            the same steps.
     """
 
     rank: CountEach = 16
@@ -160,6 +162,7 @@ class TrainSection(Section):
     # Leave-one-out: the baseline of an answer is the mean of the prompt's other answers.
     num_generations: SampleEach = 8
     learning_rate: Positive = 2e-4
+    micro_batch: CountEach = 32
 
 
 class ValuesSection(Section):
@@ -172,6 +175,7 @@ class ValuesSection(Section):
         num_members: members of the heads' ensemble.
         num_features: linear features of the hidden state.
         num_epochs: passes over the prefixes.
+        micro_batch: answers in one forward pass where their hidden states are read.
     """
 
     guided: Annotated[tuple[Guided, ...], Field(strict=False, max_length=MOST_LISTED)] = ()
@@ -181,6 +185,7 @@ class ValuesSection(Section):
     # Few enough that an inference engine can produce them as extra rows of its output matrix.
     num_features: Annotated[int, Field(ge=1, le=128)] = 64
     num_epochs: CountEach = 8
+    micro_batch: CountEach = 64
 
 
 class DecodingSection(Section):

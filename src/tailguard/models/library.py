@@ -6,7 +6,8 @@ Both libraries hand out objects whose types depend on the checkpoint, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
@@ -77,6 +78,10 @@ if TYPE_CHECKING:
 
         def get_input_embeddings(self) -> nn.Module:
             """The first layer."""
+            ...
+
+        def get_output_embeddings(self) -> nn.Module | None:
+            """The layer that makes logits."""
             ...
 
         def save_pretrained(self, save_directory: str) -> object:
@@ -206,6 +211,34 @@ def merge_peft(model: LanguageModel, adapter: Path) -> LanguageModel:
     """The model with a LoRA adapter added to its weights, so that it runs as fast as before."""
     with without_announcements():
         return cast(Any, open_peft(model, adapter)).merge_and_unload()
+
+
+@contextmanager
+def only_columns(model: LanguageModel, columns: Tensor) -> Generator[None]:
+    """Logits of forward passes inside at chosen columns [n, k] of each row alone: [n, k, vocab].
+
+    At every position they would take more memory than the model, and not every model can be asked
+    for a few; none can for others in each row.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise InputError(f"policy: {type(model).__name__} names no output layer; use another model")
+
+    def choose(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = given[0]
+        rows = torch.arange(len(states), device=states.device)[:, None]
+        return (states[rows, columns], *given[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def vocabulary_size(model: LanguageModel) -> int:
+    """How many token ids the model can read; a padded vocabulary has more than the tokenizer."""
+    return len(cast(Tensor, model.get_input_embeddings().weight))
 
 
 def special_token_id(tokenizer: Tokenizer, name: str) -> int | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
-from tailguard.models.library import special_token_id
+from tailguard.models.library import vocabulary_size
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
@@ -36,6 +36,7 @@ class DistillationSettings:
         draws_per_prompt: responses drawn for each prompt in each pass, by their weights.
         num_passes: passes over the prompts, each with fresh draws.
         batch_size: rows in one optimiser step.
+        micro_batch: the most rows in one forward pass; fewer take less memory, for the same step.
         learning_rate: peak of a linear decay after a short warm-up.
         rank: of the LoRA adapter.
         seed: of the adapter's first weights, the draws and their order.
@@ -44,12 +45,13 @@ class DistillationSettings:
     draws_per_prompt: int = 8
     num_passes: int = 1
     batch_size: int = 32
+    micro_batch: int = 32
     learning_rate: float = 1e-3
     rank: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("draws_per_prompt", "num_passes", "batch_size", "rank"):
+        for name in ("draws_per_prompt", "num_passes", "batch_size", "micro_batch", "rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
         if not self.learning_rate > 0:
@@ -59,11 +61,10 @@ class DistillationSettings:
 def distil(
     base: str | Path,
     prompts: Sequence[Prompt],
-    responses: Sequence[Sequence[str]],
+    token_ids: Sequence[Sequence[Sequence[int]]],
     weights: ArrayLike,
     out: Path,
     *,
-    finished: ArrayLike | None = None,
     settings: DistillationSettings = DistillationSettings(),
     on_progress: Progress | None = None,
 ) -> TrainedAdapter:
@@ -76,32 +77,34 @@ def distil(
     Args:
         base: checkpoint of the policy the bank was sampled from.
         prompts: [prompts].
-        responses: the bank's answers, ``[prompts][samples]``.
+        token_ids: the bank's answers as they were drawn, ``[prompts][samples][tokens]``: with the token
+            that ended them, or none where they were cut off. A text would not do, for reading it
+            again may give other tokens.
         weights: [prompts, samples]; rows sum to 1, as `Solution.weights`.
         out: folder for the adapter; written last.
-        finished: [prompts, samples], which answers ended by themselves; those end with the end token, the others
-            (cut off at the token limit) do not. All, if left out.
         settings: how to train.
         on_progress: called with (step, number of steps).
 
     Raises:
-        InputError: shapes that disagree, weights that are not a law, texts too long.
+        InputError: shapes that disagree, weights that are not a law, answers too long or with
+            tokens that the policy does not have.
     """
-    law = _check_weights(prompts, responses, weights)
-    ended = np.ones(law.shape, dtype=bool) if finished is None else np.asarray(finished, bool)
-    if ended.shape != law.shape:
-        raise InputError(f"finished has shape {ended.shape}; the weights have {law.shape}")
+    law = _check_weights(prompts, token_ids, weights)
     policy = open_adapter(base, rank=settings.rank, seed=settings.seed)
     generator = np.random.default_rng(settings.seed)
-    encode = _encoder(policy, prompts, responses, ended)
+    prompt_ids = _check_tokens(policy, prompts, token_ids)
     rows: list[Row] = []
     for _ in range(settings.num_passes):
         # Fresh draws in every pass: the gradient is unbiased over passes, at a few rows per prompt.
         counts = resample(law, settings.draws_per_prompt, generator)
-        drawn = [encode(int(x), int(i), float(counts[x, i])) for x, i in np.argwhere(counts > 0)]
-        drawn = [row for row in drawn if row.answer_ids]  # cut off before its first token
+        chosen = cast("list[tuple[int, int]]", np.argwhere(counts > 0).tolist())
+        drawn = [
+            Row(prompt_ids[x], list(token_ids[x][i]), float(counts[x, i]))
+            for x, i in chosen
+            if len(token_ids[x][i])  # an answer cut off before its first token teaches nothing
+        ]
         if not drawn:
-            raise InputError("responses are all empty and not finished: nothing to learn")
+            raise InputError("token_ids: every answer is empty; nothing to learn")
         lengths = np.array([len(row.prompt_ids) + len(row.answer_ids) for row in drawn])
         order = order_by_length(lengths, settings.batch_size, generator)
         rows += [drawn[j] for j in order]
@@ -111,6 +114,7 @@ def distil(
             policy,
             rows,
             batch_size=settings.batch_size,
+            micro_batch=settings.micro_batch,
             learning_rate=settings.learning_rate,
             seed=settings.seed,
             scratch=scratch,
@@ -138,18 +142,18 @@ def resample(
 
 
 def _check_weights(
-    prompts: Sequence[Prompt], responses: Sequence[Sequence[str]], weights: ArrayLike
+    prompts: Sequence[Prompt], token_ids: Sequence[Sequence[Sequence[int]]], weights: ArrayLike
 ) -> Float[np.ndarray, "prompts samples"]:
     array = np.asarray(weights, dtype=np.float64)
-    if array.ndim != 2 or array.shape[0] != len(prompts) or len(responses) != len(prompts):
+    if array.ndim != 2 or array.shape[0] != len(prompts) or len(token_ids) != len(prompts):
         raise InputError(
-            f"weights has shape {array.shape} and responses {len(responses)} rows; "
+            f"weights has shape {array.shape} and token_ids {len(token_ids)} rows; "
             f"{len(prompts)} prompts need one row each"
         )
-    for x, row in enumerate(responses):
+    for x, row in enumerate(token_ids):
         if len(row) != array.shape[1]:
             raise InputError(
-                f"responses[{x}] has {len(row)} entries; weights has {array.shape[1]} columns"
+                f"token_ids[{x}] has {len(row)} entries; weights has {array.shape[1]} columns"
             )
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise InputError("weights must be finite and not negative")
@@ -160,27 +164,23 @@ def _check_weights(
     return array
 
 
-def _encoder(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    responses: Sequence[Sequence[str]],
-    ended: Bool[np.ndarray, "prompts samples"],
-) -> Callable[[int, int, float], Row]:
+def _check_tokens(
+    policy: Policy, prompts: Sequence[Prompt], token_ids: Sequence[Sequence[Sequence[int]]]
+) -> list[list[int]]:
+    """The prompts' tokens, once every answer is known to be this policy's and to fit behind them."""
     prompt_ids = tokenize_prompts(policy, prompts)
-    eos = special_token_id(policy.tokenizer, "eos")
-    end = [] if eos is None else [eos]
-
-    def encode(x: int, i: int, count: float) -> Row:
-        answer = cast(
-            "list[int]",
-            policy.tokenizer(responses[x][i], add_special_tokens=False, verbose=False)["input_ids"],
-        )
-        answer = answer + (end if ended[x, i] else [])
-        if len(prompt_ids[x]) + len(answer) > policy.context_tokens:
-            raise InputError(
-                f"responses[{x}][{i}] is too long: with its prompt it has "
-                f"{len(prompt_ids[x]) + len(answer)} tokens; the context is {policy.context_tokens}"
-            )
-        return Row(prompt_ids[x], answer, count)
-
-    return encode
+    num_tokens = vocabulary_size(policy.model)
+    for x, answers in enumerate(token_ids):
+        for i, answer in enumerate(answers):
+            length = len(prompt_ids[x]) + len(answer)
+            if length > policy.context_tokens:
+                raise InputError(
+                    f"token_ids[{x}][{i}] is too long: with its prompt it has {length} tokens; the"
+                    f" context is {policy.context_tokens}"
+                )
+            if not all(0 <= token < num_tokens for token in answer):
+                raise InputError(
+                    f"token_ids[{x}][{i}] has tokens outside 0 … {num_tokens - 1}: it was drawn"
+                    " from another policy"
+                )
+    return prompt_ids

@@ -61,6 +61,8 @@ class RLOOSettings:
         num_generations: answers to each, at least 2: the others are the baseline.
         max_new_tokens: longest answer.
         learning_rate: at first; it falls linearly to 0, for a noisy last step is a noisy tail.
+        micro_batch: the most answers in one forward pass of training; fewer take less memory, for
+            the same step.
         rank: of a fresh adapter.
         pessimism: standard deviations over the cost's members that are added to its mean.
         pid: the multiplier's controller, in Newton steps (`newton_scale`).
@@ -74,6 +76,7 @@ class RLOOSettings:
     num_generations: int = 8
     max_new_tokens: int = 48
     learning_rate: float = 2e-4
+    micro_batch: int = 32
     rank: int = 16
     pessimism: float = 0.0
     pid: PID = field(default_factory=PID)
@@ -81,7 +84,7 @@ class RLOOSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "prompts_per_step", "max_new_tokens", "rank"):
+        for name in ("num_steps", "prompts_per_step", "max_new_tokens", "micro_batch", "rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
         if self.num_generations < 2:
@@ -160,12 +163,19 @@ def train_rloo(
 
 def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:
     answers = settings.prompts_per_step * settings.num_generations
+    # Parts of one size, for TRL takes the mean of their means.
+    parts = next(
+        n
+        for n in range(1, answers + 1)
+        if answers % n == 0 and answers // n <= settings.micro_batch
+    )
     return RLOOConfig(
         output_dir=scratch,
         beta=settings.kl_coef,
         max_steps=settings.num_steps,
         # One optimiser step per generated batch: λ then moves as often as the policy.
-        per_device_train_batch_size=answers,
+        per_device_train_batch_size=answers // parts,
+        gradient_accumulation_steps=parts,
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
         learning_rate=settings.learning_rate,

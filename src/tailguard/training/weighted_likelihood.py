@@ -17,8 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from tailguard.models.library import LanguageModel
-from tailguard.models.policy import Policy, pad_left
+from tailguard.models.library import LanguageModel, only_columns
+from tailguard.models.policy import Policy
 from tailguard.models.trainer_steps import Progress, StepProgress
 
 
@@ -31,52 +31,50 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Prompts padded on the left, answers on the right, so that answers share their columns.
+    """Rows from their first token on, filled up on the right, where causal models see no fillers.
+
+    So neither a mask nor positions need be passed, which some models read in ways of their own.
 
     Attributes:
         token_ids: [rows, prompt + answer].
-        mask: true on the rows' own tokens.
+        columns: of the tokens that each token of the answer is predicted from [rows, answer].
+        answer_ids: the answers [rows, answer].
         answer_mask: true on the answers' own tokens.
         weights: what the rows count.
     """
 
     token_ids: Int[Tensor, "rows tokens"]
-    mask: Bool[Tensor, "rows tokens"]
+    columns: Int[Tensor, "rows answer"]
+    answer_ids: Int[Tensor, "rows answer"]
     answer_mask: Bool[Tensor, "rows answer"]
     weights: Float[Tensor, " rows"]
 
 
 def collate(rows: Sequence[Row], pad_token_id: int) -> Batch:
     """Rows as one batch."""
-    prompts = pad_left([row.prompt_ids for row in rows], pad_token_id=pad_token_id)
-    reversed_answers = pad_left([row.answer_ids[::-1] for row in rows], pad_token_id=pad_token_id)
-    answer_ids, answer_mask = (part.flip(1) for part in reversed_answers)
-    return Batch(
-        torch.cat([prompts.token_ids, answer_ids], dim=1),
-        torch.cat([prompts.mask, answer_mask], dim=1),
-        answer_mask,
-        torch.tensor([row.weight for row in rows]),
-    )
+    longest = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    lengths = torch.tensor([len(row.answer_ids) for row in rows])
+    offsets = torch.arange(int(lengths.max()))
+    first = torch.tensor([len(row.prompt_ids) - 1 for row in rows])
+    # The first is predicted from the prompt's last; where there is no token, any column will do.
+    columns = (first[:, None] + offsets).clamp(max=longest - 1)
+    token_ids = torch.full((len(rows), longest), pad_token_id)
+    for i, row in enumerate(rows):
+        whole = [*row.prompt_ids, *row.answer_ids]
+        token_ids[i, : len(whole)] = torch.tensor(whole)
+    answer_ids = token_ids.gather(1, (columns + 1).clamp(max=longest - 1))
+    weights = torch.tensor([row.weight for row in rows])
+    return Batch(token_ids, columns, answer_ids, offsets < lengths[:, None], weights)
 
 
 def answer_log_probs(model: LanguageModel, batch: Batch) -> Float[Tensor, " rows"]:
-    """Σ_t log π(y_t | x, y_<t) of each row; only the answers' columns meet the output layer."""
-    columns = batch.answer_mask.shape[1]
-    # Counted from each row's own first token, as the pads stand on the left.
-    positions = (batch.mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=batch.token_ids,
-        attention_mask=batch.mask.long(),
-        position_ids=positions,
-        # One more than the answer: its first token is predicted from the prompt's last.
-        logits_to_keep=columns + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    targets = batch.token_ids[:, -columns:]
+    """Σ_t log π(y_t | x, y_<t) of each row; only these positions meet the output layer."""
+    with only_columns(model, batch.columns):
+        logits = model(input_ids=batch.token_ids, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+        logits.float().flatten(0, 1), batch.answer_ids.flatten(), reduction="none"
     )
-    return -(loss.view(targets.shape) * batch.answer_mask).sum(dim=1)
+    return -(loss.view(batch.answer_ids.shape) * batch.answer_mask).sum(dim=1)
 
 
 def order_by_length(
@@ -101,26 +99,35 @@ class WeightedLikelihoodTrainer(Trainer):
     so that neither the objective nor the size of a step depends on them.
 
     Attributes:
+        loss_scale: what the sums are multiplied by.
+        micro_batch: rows in one forward pass.
         curve: one dict per step: step, loss (nats per token), learning_rate.
     """
 
     loss_scale: float = 1.0
+    micro_batch: int = 1
     curve: list[dict[str, float]]
 
-    def compute_loss(
+    def training_step(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
-        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The weighted loss; other arguments as in Trainer."""
-        del return_outputs, num_items_in_batch
-        batch = Batch(**inputs)
-        return (
-            -self.loss_scale
-            * (batch.weights * answer_log_probs(cast(LanguageModel, model), batch)).mean()
-        )
+        """The gradient of one batch, summed over parts of at most `micro_batch` rows."""
+        del num_items_in_batch
+        model.train()
+        batch = Batch(**cast(Any, self)._prepare_inputs(inputs))
+        total = torch.zeros((), device=batch.weights.device)
+        for start in range(0, len(batch.weights), self.micro_batch):
+            rows = slice(start, start + self.micro_batch)
+            part = Batch(*(tensor[rows] for tensor in batch))
+            log_probs = answer_log_probs(cast(LanguageModel, model), part)
+            # Divided by the whole batch's rows, so that parts of different sizes add up.
+            loss = -self.loss_scale * (part.weights * log_probs).sum() / len(batch.weights)
+            cast(Any, self).accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
 
 class _Recorder(StepProgress):
@@ -146,6 +153,7 @@ def weighted_likelihood_trainer(
     rows: Sequence[Row],
     *,
     batch_size: int,
+    micro_batch: int,
     learning_rate: float,
     seed: int,
     scratch: str,
@@ -157,6 +165,7 @@ def weighted_likelihood_trainer(
         policy: whose trainable weights move.
         rows: in the order to be learned; see `order_by_length`.
         batch_size: rows in a step.
+        micro_batch: rows in one forward pass.
         learning_rate: AdamW's peak.
         seed: transformers' own.
         scratch: a folder the Trainer asks for; nothing is kept in it.
@@ -194,5 +203,6 @@ def weighted_likelihood_trainer(
     mean_weight = float(np.mean([row.weight for row in rows]))
     mean_length = float(np.mean([len(row.answer_ids) for row in rows]))
     trainer.loss_scale = 1.0 / (mean_weight * mean_length)
+    trainer.micro_batch = micro_batch
     trainer.curve = curve
     return trainer

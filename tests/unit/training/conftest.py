@@ -60,8 +60,8 @@ class TinyLaw:
         self.answers = [
             (*head, 0) for n in range(length) for head in itertools.product(words, repeat=n)
         ] + list(itertools.product(words, repeat=length))
+        self.token_ids = [list(answer) for answer in self.answers]
         self.texts = [" ".join(WORDS[t] for t in answer if t) for answer in self.answers]
-        self.finished = np.array([answer[-1] == 0 for answer in self.answers])
 
     @torch.no_grad()
     def log_probs(self, model, prompt):

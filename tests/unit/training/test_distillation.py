@@ -9,12 +9,8 @@ import torch
 from safetensors.numpy import load_file
 
 from tailguard.errors import InputError
-from tailguard.models.policy import load_policy
 from tailguard.training.distillation import DistillationSettings, distil, resample
 from tailguard.training.weighted_likelihood import (
-    Row,
-    answer_log_probs,
-    collate,
     order_by_length,
 )
 
@@ -39,10 +35,9 @@ def test_distilled_policy_approaches_the_tilt(tiny_base, law, load, tmp_path):
     out = distil(
         tiny_base,
         PROMPTS,
-        [law.texts] * len(PROMPTS),
+        [law.token_ids] * len(PROMPTS),
         target,
         tmp_path / "adapter",
-        finished=np.tile(law.finished, (len(PROMPTS), 1)),
         settings=DistillationSettings(
             draws_per_prompt=1024, num_passes=30, batch_size=64, learning_rate=3e-3
         ),
@@ -58,7 +53,7 @@ def test_distilled_policy_approaches_the_tilt(tiny_base, law, load, tmp_path):
 def small(tiny_base, law, out, **changes):
     arguments: dict[str, Any] = {
         "prompts": PROMPTS[:2],
-        "responses": [law.texts[10:14], law.texts[20:24]],
+        "token_ids": [law.token_ids[10:14], law.token_ids[20:24]],
         "weights": np.full((2, 4), 0.25),
         "settings": DistillationSettings(batch_size=4, rank=2),
     }
@@ -89,36 +84,47 @@ def test_same_seed_same_bytes_and_plain_lora(tiny_base, law, load, tmp_path):
     assert (third.path / file).read_bytes() != (first.path / file).read_bytes()
 
 
-def test_only_finished_answers_learn_to_end(tiny_base, load, tmp_path):
-    """The same text, cut off or finished: only the second raises the end token after it."""
+def test_the_tokens_that_were_drawn_are_taught(tiny_base, load, tmp_path):
+    """Neither another ending nor another reading of the text."""
+    # 40 of 49 ended in a stop token (7) that is not the tokenizer's, 8 in the tokenizer's own (0).
+    # One holds that token in its middle, which decoding skips, and was cut off: nothing follows.
+    drawn = [[[3, 4, 7]] * 40 + [[5, 0]] * 8 + [[6, 0, 6]]]
+    out = distil(
+        tiny_base,
+        ["a b"],
+        drawn,
+        np.full((1, 49), 1 / 49),
+        tmp_path / "out",
+        settings=DistillationSettings(draws_per_prompt=49, num_passes=60, learning_rate=1e-2),
+    )
+    model = load(tiny_base, out.path)
 
-    def end_log_prob(finished):
-        out = distil(
-            tiny_base,
-            ["a b"],
-            [["c c"]],
-            np.ones((1, 1)),
-            tmp_path / str(finished),
-            finished=np.array([[finished]]),
-            settings=DistillationSettings(
-                draws_per_prompt=1, num_passes=8, batch_size=1, learning_rate=1e-2
-            ),
-        )
+    def law_after(*answer):
         with torch.no_grad():
-            logits = load(tiny_base, out.path)(torch.tensor([[1, 3, 4, 2, 5, 5]])).logits[0, -1]
-        return float(torch.log_softmax(logits, -1)[0])
+            return model(torch.tensor([[1, 3, 4, 2, *answer]])).logits[0, -1].softmax(-1)
 
-    assert end_log_prob(True) > end_log_prob(False) + 1
+    assert law_after()[[3, 5, 6]] == pytest.approx([40 / 49, 8 / 49, 1 / 49], abs=0.02)
+    assert law_after(3, 4)[7] > 0.9
+    assert law_after(3, 4)[0] < 0.02
+    assert law_after(5)[0] > 0.95
+    assert law_after(6)[0] > 0.8
+    assert law_after(6, 0)[6] > 0.8
 
 
-def test_answer_log_probs_whatever_the_padding(tiny_base, law):
-    policy = load_policy(tiny_base)
-    rows = [Row([1, 3, 4, 2], list(answer), 1.0) for answer in law.answers[:12]]
-    rows.append(Row([1, 5, 2], [6, 7, 6, 0], 1.0))
-    with torch.no_grad():
-        together = answer_log_probs(policy.model, collate(rows, 0)).numpy()
-    expected = law.log_probs(policy.model, "a b")[:12]
-    assert together[:12] == pytest.approx(expected, abs=1e-4)
+def test_parts_of_a_batch_give_its_gradient(tiny_base, law, tmp_path):
+    """Also where they do not divide it; the steps are the same as those with the whole batch."""
+    trained = []
+    for micro_batch in (8, 3, 1):
+        settings = DistillationSettings(batch_size=8, rank=2, micro_batch=micro_batch)
+        out = small(tiny_base, law, tmp_path / str(micro_batch), settings=settings)
+        trained.append((load_file(out.path / "adapter_model.safetensors"), out.curve))
+    (whole, curve), *others = trained
+    assert curve
+    for weights, losses in others:
+        assert losses == [pytest.approx(row, rel=1e-5) for row in curve]
+        for name, weight in whole.items():
+            # Adam turns a gradient into a step of its sign, so rounding shows where it is tiny.
+            assert weights[name] == pytest.approx(weight, abs=1e-4)
 
 
 def test_resampling_is_unbiased_and_rounds():
@@ -147,11 +153,14 @@ def test_order_is_a_permutation_with_like_lengths_together():
     [
         ({"weights": np.full((2, 4), 0.3)}, r"weights\[0\] sums to 1\.2"),
         ({"weights": np.full((1, 4), 0.25)}, "2 prompts need one row each"),
-        ({"weights": np.full((2, 3), 1 / 3)}, r"responses\[0\] has 4 entries"),
+        ({"weights": np.full((2, 3), 1 / 3)}, r"token_ids\[0\] has 4 entries"),
         ({"weights": np.array([[np.nan, 1, 0, 0]] * 2)}, "finite"),
-        ({"finished": np.ones((2, 3), dtype=bool)}, "finished has shape"),
-        ({"responses": [[""] * 4] * 2, "finished": np.zeros((2, 4), dtype=bool)}, "all empty"),
-        ({"responses": [["a " * 40] * 4] * 2}, r"responses\[0\]\[\d\] is too long"),
+        ({"token_ids": [[[]] * 4] * 2}, "every answer is empty"),
+        ({"token_ids": [[[3] * 40] * 4] * 2}, r"token_ids\[0\]\[0\] is too long"),
+        (
+            {"token_ids": [[[3]] * 4, [[3], [8]] * 2]},
+            r"token_ids\[1\]\[1\] has tokens outside 0 … 7",
+        ),
     ],
 )
 def test_wrong_input_writes_nothing(tiny_base, law, tmp_path, changes, message):

@@ -99,10 +99,9 @@ def test_reference_is_the_base_after_distillation(tiny_base, law, load, tmp_path
     distilled = distil(
         tiny_base,
         PROMPTS,
-        [law.texts] * 4,
+        [law.token_ids] * 4,
         np.tile(weights / weights.sum(), (4, 1)),
         tmp_path / "distilled",
-        finished=np.tile(law.finished, (4, 1)),
         settings=DistillationSettings(num_passes=5, batch_size=8, learning_rate=1e-2, rank=4),
     )
     base, start = load(tiny_base), load(tiny_base, distilled.path)
@@ -154,6 +153,24 @@ def test_deterministic_quiet_and_scored_with_the_prompts_given(tiny_base, tmp_pa
     assert (runs[0].path / file).read_bytes() == (runs[1].path / file).read_bytes()
     assert steps == [(1, 2), (2, 2)] * 2
     assert capfd.readouterr().out == ""
+
+
+def test_parts_of_a_batch_make_the_same_steps(tiny_base, tmp_path):
+    """32 answers at once, and at most 7 at once, which is 8 parts of 4."""
+    whole, parts = (
+        train_rloo(
+            tiny_base,
+            PROMPTS,
+            tmp_path / str(micro_batch),
+            scorers=scorers(),
+            settings=settings(micro_batch=micro_batch),
+        )
+        for micro_batch in (32, 7)
+    )
+    assert parts.curve == [pytest.approx(row, rel=1e-4) for row in whole.curve]
+    ours, theirs = (load_file(run.path / "adapter_model.safetensors") for run in (parts, whole))
+    for name, weight in theirs.items():
+        assert ours[name] == pytest.approx(weight, abs=1e-4)
 
 
 def test_tokenizer_without_chat_template(tiny_base, tmp_path):

@@ -128,7 +128,9 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, object]:
         work.steps(f"{purpose}: scoring"),
     )
     table = read_bank(directory / BANK_NAME)
-    hidden, rows = _prefix_states(policy, table, recipe.decoding.block_tokens)
+    hidden, rows = _prefix_states(
+        policy, table, recipe.decoding.block_tokens, recipe.values.micro_batch
+    )
     heads, fitted = fit_process_heads(
         PrefixOutcomes(
             hidden=hidden,
@@ -150,7 +152,7 @@ def _fit(work: Work, name: str, directory: Path) -> dict[str, object]:
 
 
 def _prefix_states(
-    policy: Policy, table: BankTable, block_tokens: int
+    policy: Policy, table: BankTable, block_tokens: int, micro_batch: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Hidden states at the end of each block and of the answer, and the answer that each is from."""
     positions = [
@@ -158,7 +160,7 @@ def _prefix_states(
         for tokens in table.token_ids
     ]
     states = response_hidden_states(
-        policy, table.prompts, table.token_ids, positions, batch_size=64
+        policy, table.prompts, table.token_ids, positions, batch_size=micro_batch
     )
     rows = np.repeat(np.arange(len(positions)), [len(found) for found in positions])
     return torch.cat(states), rows

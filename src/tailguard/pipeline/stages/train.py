@@ -35,7 +35,7 @@ POLICIES_NAME = "policies.json"
 ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.json"
 _DISTILLED_NAME = "distilled"  # an adapter that on-policy steps start from; not kept
-_VERSION = 3
+_VERSION = 4
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
@@ -162,17 +162,16 @@ def _distil(work: Work, target: PlannedTarget, out: Path) -> TrainedAdapter:
     recipe = work.recipe
     table = read_bank(work.parents["bank"] / BANK_NAME)
     num_prompts, num_samples = table.shape
-    responses = [
-        table.responses[start : start + num_samples]
+    token_ids = [
+        table.token_ids[start : start + num_samples]
         for start in range(0, num_prompts * num_samples, num_samples)
     ]
     return distil(
         policy_path(recipe),
         read_split(work.parents["prepare"], "train"),
-        responses,
+        token_ids,
         _normalised(read_weights(work.parents["plan"], target.name)),
         out,
-        finished=table.finished.reshape(table.shape),
         settings=settings_of(
             DistillationSettings,
             recipe.train,
