@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tailguard.engines import tested_policy
 from tailguard.models.policy import Policy
 
 torch.set_num_threads(1)
@@ -210,6 +211,7 @@ def count_calls() -> Generator[Callable[[Policy], list[tuple[int, ...]]]]:
     handles = []
 
     def watch(policy: Policy) -> list[tuple[int, ...]]:
+        tested_policy(policy)  # whose own calls do not count
         calls: list[tuple[int, ...]] = []
 
         def record(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:

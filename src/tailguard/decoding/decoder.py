@@ -21,7 +21,8 @@ from tailguard.decoding.profile import (
 )
 from tailguard.decoding.strategy import Strategy, draw_once, strategy_name
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
-from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy
+from tailguard.engines.self_test import as_decoding_policy
+from tailguard.engines.stepping import DecodingPolicy
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy
 from tailguard.risk import RiskLimit, RiskMeasure

@@ -24,13 +24,8 @@ from tailguard.decoding.guidance import Candidate, Guidance, GuidedResponse
 from tailguard.engines.advance import Advance, advance
 from tailguard.engines.sample import decode_texts, length_batches, tokenize_for
 from tailguard.engines.sampling_law import SamplingLaw, uniform_draws
-from tailguard.engines.stepping import (
-    DecodingPolicy,
-    Rows,
-    Step,
-    as_decoding_policy,
-    inference,
-)
+from tailguard.engines.self_test import as_decoding_policy
+from tailguard.engines.stepping import DecodingPolicy, Rows, Step, inference
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, pad_left
 from tailguard.values.prefix_score import PrefixScore

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tailguard.engines.stepping import Rows, SinglePolicy, Step
+from tailguard.engines.self_test import tested_policy
+from tailguard.engines.stepping import Rows, Step
 from tailguard.errors import InputError
 from tailguard.models.policy import EncodedPrompts, Policy
 
@@ -34,7 +35,7 @@ class LogitMix:
             raise InputError("policies: a logit mix needs members with one and the same vocabulary")
         # A member of weight 0 would cost a full pass per token and change nothing.
         kept = [(p, w) for p, w in zip(policies, weights, strict=True) if w > 0.0]
-        self._parts = [SinglePolicy(policy) for policy, _ in kept]
+        self._parts = [tested_policy(policy) for policy, _ in kept]
         self._weights = [weight for _, weight in kept]
 
     @property

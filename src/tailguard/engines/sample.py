@@ -14,7 +14,8 @@ from torch import Tensor
 from tailguard.data import Prompt
 from tailguard.engines.advance import Advance, advance
 from tailguard.engines.sampling_law import SamplingLaw, uniform_draws
-from tailguard.engines.stepping import DecodingPolicy, Rows, as_decoding_policy, inference
+from tailguard.engines.self_test import as_decoding_policy
+from tailguard.engines.stepping import DecodingPolicy, Rows, inference
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.policy import Policy, pad_left, tokenize_prompts
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.engines.sample import tokenize_for
-from tailguard.engines.stepping import DecodingPolicy, as_decoding_policy, inference
+from tailguard.engines.self_test import as_decoding_policy
+from tailguard.engines.stepping import DecodingPolicy, inference
 from tailguard.errors import InputError
 from tailguard.models.policy import Policy, pad_left
 

@@ -81,7 +81,7 @@ if TYPE_CHECKING:
             ...
 
         def get_output_embeddings(self) -> nn.Module | None:
-            """The layer that makes logits."""
+            """The last layer, which makes hidden states logits; None where it has another name."""
             ...
 
         def save_pretrained(self, save_directory: str) -> object:
@@ -296,3 +296,34 @@ def decoder_layers(model: LanguageModel) -> list[nn.Module] | None:
     """The stack of layers, first to last; None where it has another name."""
     layers = getattr(model.base_model, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList) else None
+
+
+def without_adapter(model: LanguageModel) -> LanguageModel:
+    """The model inside a peft wrapper, with its adapter's layers; another model as it is."""
+    inside = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()
+
+
+@contextmanager
+def output_layer_inputs(
+    model: LanguageModel, num_logits: int | None = None
+) -> Generator[list[Tensor]]:
+    """What meets the output layer in each call inside the block; stays empty where there is none.
+
+    The layer then makes logits at the last ``num_logits`` positions alone.
+    """
+    met: list[Tensor] = []
+    layer = model.get_output_embeddings()
+    if layer is None:
+        yield met
+        return
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        met.append(inputs[0])
+        return None if num_logits is None else (inputs[0][:, -num_logits:], *inputs[1:])
+
+    hook = layer.register_forward_pre_hook(keep)
+    try:
+        yield met
+    finally:
+        hook.remove()

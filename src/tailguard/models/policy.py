@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,8 +65,24 @@ class Policy:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the final hidden state."""
+        """Width of the hidden states that the output layer reads."""
+        layer = self.model.get_output_embeddings()
+        weight = getattr(layer, "weight", None)
+        # In some models it is not the layers' own width (OPT-350m projects before it).
+        if isinstance(weight, Tensor) and weight.dim() == 2:
+            return int(weight.shape[1])
         return int(self.model.config.get_text_config().hidden_size)
+
+    @cached_property
+    def num_token_ids(self) -> int:
+        """One more than the largest id that the tokenizer knows; models' outputs may be wider."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    @cached_property
+    def absent_token_ids(self) -> tuple[int, ...]:
+        """The ids below `num_token_ids` that no token has."""
+        present = set(self.tokenizer.get_vocab().values())
+        return tuple(i for i in range(self.num_token_ids) if i not in present)
 
     @property
     def context_tokens(self) -> int:

@@ -14,6 +14,7 @@ from tailguard.engines import (
     response_hidden_states,
     response_log_probs,
     sample_responses,
+    tested_policy,
 )
 from tailguard.errors import InputError
 from tailguard.values import PrefixScore
@@ -245,6 +246,7 @@ def test_nan_predictions_fail_every_prompt(build_llama, build_tokenizer):
     from tailguard.models.policy import Policy
 
     broken = Policy(build_llama(0), build_tokenizer())
+    tested_policy(broken)  # which would refuse it; weights may also go bad later
     cast(Any, broken.model).lm_head.weight.data[1] = float("nan")
     for score_prefix, k in ((None, 1), (by_projection(), 2)):
         guided = guide(broken, PROMPTS, num_candidates=k, score_prefix=score_prefix)

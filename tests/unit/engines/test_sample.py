@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from tailguard.engines import (
+    EngineMode,
     SinglePolicy,
     response_hidden_states,
     response_log_probs,
@@ -272,7 +273,7 @@ def test_what_fills_up_a_row_may_lie_past_the_context(build_tokenizer, oracle):
 def test_forks_and_gathers_give_the_logits_of_reading_anew(policy, oracle):
     prompts = ["a b", "c a b"]
     ids = [prompt_ids(policy, p) for p in prompts]
-    prefix, _ = SinglePolicy(policy).prefill(encode_prompts(policy, prompts), 0)
+    prefix, _ = SinglePolicy(policy, EngineMode()).prefill(encode_prompts(policy, prompts), 0)
     rows = prefix.fork(torch.tensor([0, 0, 1, 1]), 3)  # too little room: it must grow
     written = [[1], [2], [3], [1]]
     rows.step(torch.tensor([w[-1] for w in written]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tailguard.engines import response_hidden_states
+from tailguard.engines import response_hidden_states, tested_policy
 from tailguard.errors import InputError
 
 
@@ -22,14 +22,15 @@ def test_hidden_states_feed_the_output_layer(policy, oracle):
 
 
 def test_hidden_states_are_read_without_logits(policy):
-    """One position a row meets the output layer in each pass, whatever the number of tokens."""
-    seen = []
-    hook = policy.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    """One position of a row gets logits in each pass, whatever the number of tokens."""
+    tested_policy(policy)
+    made = []
+    hook = policy.model.lm_head.register_forward_hook(lambda _, __, logits: made.append(logits))
     try:
         response_hidden_states(policy, ["a b", "c"], [[1] * 9, [2, 3]], [[9], [1]])
     finally:
         hook.remove()
-    assert [tuple(states.shape[:2]) for states in seen] == [(2, 1), (2, 1)]
+    assert [tuple(logits.shape[:2]) for logits in made] == [(2, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(
