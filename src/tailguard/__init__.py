@@ -22,13 +22,15 @@ __version__ = "0.1.0"
 
 
 def load_decoder(
-    path: str | os.PathLike[str], *, batch_size: int = 64
+    path: str | os.PathLike[str], *, batch_size: int = 64, trust_remote_code: bool = False
 ) -> tailguard.decoding.Decoder:
     """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
 
     Args:
         path: its artifact, or the run's folder.
         batch_size: rows (prompts × candidates) in one forward pass.
+        trust_remote_code: let the code run that the decoder's model brings. Only you decide: a
+            folder that says so itself is refused without it.
 
     Raises:
         InputError: not a decoder, or its reference model is gone or another one.
@@ -38,7 +40,9 @@ def load_decoder(
 
     from tailguard.pipeline import decoder_artifact
 
-    return decoder_artifact.load_decoder(Path(path), batch_size=batch_size)
+    return decoder_artifact.load_decoder(
+        Path(path), batch_size=batch_size, trust_remote_code=trust_remote_code
+    )
 
 
 hooks.load_decoder = load_decoder

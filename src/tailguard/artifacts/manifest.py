@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tailguard.artifacts.text import Json, read_json, write_json
 from tailguard.errors import InputError
@@ -12,6 +14,7 @@ from tailguard.errors import InputError
 SCHEMA_VERSION = 1  # of the manifest's layout; a stage's own version is in its Stage
 MANIFEST_NAME = "manifest.json"
 RUN_INDEX_NAME = "run.json"
+CALLS_NAME = "calls.jsonl"  # what was done with an artifact since it was sealed
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Manifest:
     metrics: dict[str, Json] = field(default_factory=lambda: {})
     schema: int = SCHEMA_VERSION
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+_manifest = TypeAdapter(Manifest)
+
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, atomically."""
@@ -68,9 +76,31 @@ def read_manifest(directory: Path) -> Manifest:
             " make the artifact again with this version of tailguard"
         )
     try:
-        return Manifest(**cast("dict[str, Json]", fields))
-    except TypeError as error:
-        raise InputError(f"{directory / MANIFEST_NAME}: {error}") from None
+        return _manifest.validate_python(fields)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        raise InputError(f"{directory / MANIFEST_NAME}: {where}: {found['msg']}") from None
+
+
+def read_index(root: Path) -> dict[str, str]:
+    """Kind → folder name of the latest artifact of that kind in a run's folder.
+
+    Raises:
+        InputError: no index, or one that names anything but a folder beside it.
+    """
+    names = read_json(root / RUN_INDEX_NAME)
+    if not isinstance(names, dict):
+        raise InputError(f"{root / RUN_INDEX_NAME}: not a run's index; run the recipe again")
+    for kind, name in cast("dict[str, Json]", names).items():
+        # A downloaded run must not send us elsewhere.
+        inside = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+        if not inside or "\0" in name:
+            raise InputError(
+                f"{root / RUN_INDEX_NAME}: {kind}: {name!r} is not a folder beside it; run the recipe"
+                " again"
+            )
+    return cast("dict[str, str]", names)
 
 
 def find_artifact(path: Path, kind: str) -> Path:
@@ -84,7 +114,7 @@ def find_artifact(path: Path, kind: str) -> Path:
     # A run's folder keeps artifacts of earlier recipes too; the index names those of the last run.
     index = path / RUN_INDEX_NAME
     if index.is_file() and not (path / MANIFEST_NAME).is_file():
-        names: dict[str, str] = read_json(index)
+        names = read_index(path)
         if kind not in names:
             raise InputError(f"{path}: this run has no {kind} yet; finish it with `tailguard run`")
         path = path / names[kind]

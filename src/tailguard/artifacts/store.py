@@ -14,8 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tailguard.artifacts.hashing import content_hash, hash_of
-from tailguard.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from tailguard.artifacts.hashing import content_hash, files_below, hash_of
+from tailguard.artifacts.manifest import (
+    CALLS_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from tailguard.artifacts.text import Json
 from tailguard.errors import InputError
 
@@ -121,11 +127,16 @@ def require_sealed(directory: Path) -> None:
 
 
 def payload_hash(directory: Path) -> str:
-    """Hash of every file of an artifact but its manifest."""
+    """Hash of every file of an artifact but its manifest and the record of calls.
+
+    Raises:
+        InputError: there are links in it: what they point to can change, or be elsewhere.
+    """
+    unsealed = (directory / MANIFEST_NAME, directory / CALLS_NAME)
     names = sorted(
         path.relative_to(directory).as_posix()
-        for path in directory.rglob("*")
-        if path.is_file() and path != directory / MANIFEST_NAME
+        for path in files_below(directory, links=False)
+        if path not in unsealed
     )
     return hash_of([[name, content_hash(directory / name)] for name in names])
 
@@ -143,10 +154,11 @@ def locked(root: Path) -> Generator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root / ".lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise InputError(f"--out {root}: cannot write there ({error.strerror})") from None
+        reason = error.strerror if isinstance(error, OSError) else error  # ValueError: a null byte
+        raise InputError(f"--out {root}: cannot write there ({reason})") from None
     # The kernel drops this lock when the process ends however it ends: no stale lock files.
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

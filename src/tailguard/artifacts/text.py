@@ -52,7 +52,9 @@ def read_json(path: Path) -> Json:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # nested by the thousand, or no UTF-8
         raise InputError(f"{path}: not JSON ({error})") from None
 
 

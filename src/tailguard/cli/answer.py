@@ -17,6 +17,11 @@ DecoderArgument = Annotated[
     Path, typer.Argument(metavar="DECODER", help="A decoder, or the folder of a run with one.")
 ]
 
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that the decoder's model brings."),
+]
+
 
 def generate(
     decoder: DecoderArgument,
@@ -44,6 +49,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per answer.")
     ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer prompts under a limit on risk.
 
@@ -64,7 +70,7 @@ def generate(
     from tailguard.pipeline.decoder_artifact import load_decoder
 
     quiet_libraries()
-    answers = load_decoder(decoder).generate(
+    answers = load_decoder(decoder, trust_remote_code=trust_remote_code).generate(
         asked,
         measure=None if limit is None else limit.measure,
         budget=None if limit is None else limit.budget,
@@ -99,15 +105,22 @@ def serve(
         Path | None,
         typer.Option(help="File with one accepted API key per line; by default none is needed."),
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Serve a decoder through an OpenAI-compatible API."""
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
     from tailguard.serve import serve_decoder
 
-    check_decoder(decoder)  # the server loads it in the background: too late for a message here
+    # The server loads it in the background: too late for a message here.
+    check_decoder(decoder, trust_remote_code=trust_remote_code)
     quiet_libraries()
-    serve_decoder(lambda: load_decoder(decoder), host=host, port=port, api_key_file=api_key_file)
+    serve_decoder(
+        lambda: load_decoder(decoder, trust_remote_code=trust_remote_code),
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+    )
 
 
 def certify(
@@ -119,8 +132,12 @@ def certify(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence level of the bound.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
+    trust_remote_code: TrustOption = False,
 ) -> None:
-    """Bound the tail risk of a decoder's answers to held-out prompts; printed as JSON."""
+    """Bound the tail risk of a decoder's answers to held-out prompts; printed as JSON.
+
+    Every call is recorded beside the decoder, and `tailguard inspect` shows them.
+    """
     import json
 
     from tailguard.data import read_prompts
@@ -135,5 +152,6 @@ def certify(
         budget=budget,
         confidence=confidence,
         seed=seed,
+        trust_remote_code=trust_remote_code,
     )
     typer.echo(json.dumps(shown, indent=1))

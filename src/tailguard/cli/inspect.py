@@ -13,15 +13,22 @@ def inspect(
         Path, typer.Argument(metavar="ARTIFACT", help="An artifact, or the folder of a run.")
     ],
 ) -> None:
-    """Show what an artifact is, what it was made from, and its figures; printed as JSON."""
+    """Show what an artifact is, what it was made from, and its figures; printed as JSON.
+
+    Of a decoder, also every certificate that was ever asked for.
+    """
     import json
     from dataclasses import asdict
 
-    from tailguard.artifacts import Json, read_json, read_manifest
+    from tailguard.artifacts import Json, read_calls, read_index, read_manifest
     from tailguard.artifacts.manifest import RUN_INDEX_NAME
 
     index = artifact / RUN_INDEX_NAME
     shown: dict[str, Json] = (
-        read_json(index) if index.is_file() else asdict(read_manifest(artifact))
+        dict(read_index(artifact)) if index.is_file() else asdict(read_manifest(artifact))
     )
+    # In a run's folder, of its decoder.
+    decoder = artifact / shown["Decoder"] if "Decoder" in shown else artifact
+    if calls := read_calls(decoder):
+        shown |= {"num_calls": len(calls), "calls": calls}
     typer.echo(json.dumps(shown, indent=1))

@@ -103,10 +103,14 @@ class Decoder:
         self._strategy = strategy
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, batch_size: int = 64) -> Decoder:
+    def from_pretrained(
+        cls, path: str | Path, *, batch_size: int = 64, trust_remote_code: bool = False
+    ) -> Decoder:
         """`tailguard.load_decoder`, under the name that users of transformers look for."""
         # The pipeline reads what lies on disk. It is above this package, so a hook is needed.
-        decoder = hooks.load_decoder(path, batch_size=batch_size)
+        decoder = hooks.load_decoder(
+            path, batch_size=batch_size, trust_remote_code=trust_remote_code
+        )
         assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
         return decoder
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tailguard import __version__
+from tailguard.artifacts import hash_of, read_calls, record_call, require_recordable
 from tailguard.data import Prompt, prompt_id
-from tailguard.decoding import match_profile
+from tailguard.decoding import CalibratedProfile, match_profile
 from tailguard.errors import InputError
-from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
+from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
-from tailguard.risk import CVaR, RiskLimit, risk_upper_bound
+from tailguard.risk import (
+    CVaR,
+    RiskLimit,
+    RiskMeasure,
+    Threshold,
+    check_confidence,
+    check_tail_mass,
+    prompts_needed,
+    risk_upper_bound,
+)
 
 
 def certify_decoder(
@@ -25,55 +37,54 @@ def certify_decoder(
     budget: float | None,
     confidence: float,
     seed: int,
+    trust_remote_code: bool = False,
 ) -> dict[str, object]:
-    """Bound the CVaR of what a decoder serves on prompts that it never saw.
+    """Bound the CVaR of what a decoder serves on prompts that it never saw, and record the call.
+
+    The same prompts with other seeds, or other prompts, until one certificate is good enough: that
+    is no certificate. Nobody can forbid it, so each call is written down beside the decoder, where
+    ``tailguard inspect`` shows them all.
 
     Args:
         path: of the decoder, or of the folder of its run.
         prompts: held out.
         tail_mass: α.
         budget: d of the profile to certify; None for the strictest profile at this tail mass.
-        confidence: confidence level of the bound.
+        confidence: confidence level of the bound, at least .5.
         seed: seed of the sampling.
+        trust_remote_code: let the code run that the decoder's model brings.
 
     Raises:
-        InputError: a prompt that the decoder was trained or calibrated on, or a number out of range.
+        InputError: a prompt that the decoder was trained or calibrated on, or that is there twice,
+            in any spelling; fewer prompts than can certify anything; a number out of range; a place
+            where the call cannot be recorded.
         InfeasibleError: no profile is as strict.
     """
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"--confidence {confidence}: give a number between 0 and 1")
-    directory, content = check_decoder(path)
+    check_tail_mass(tail_mass, "--tail-mass")
+    check_confidence(confidence, "--confidence")
+    directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
+    profile, threshold = _profile(content, CVaR(tail_mass), budget)
+    # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
+    # threshold the measure that was asked for can be bounded itself; several thresholds belong to
+    # the profile's own measure.
+    measure = CVaR(tail_mass) if np.ndim(threshold) == 0 else profile.limit.measure
     # Before the models are loaded: this takes a moment, loading them may take minutes.
-    seen = read_seen_prompts(directory)
-    overlap = sum(prompt_id(prompt) in seen for prompt in prompts)
-    if overlap:
-        raise InputError(
-            f"--prompts: {overlap} of {len(prompts)} were used to train or calibrate this decoder;"
-            " a certificate needs prompts that it never saw"
-        )
-    decoder = load_decoder(directory)
-    measure = CVaR(tail_mass)
-    if budget is None:
-        budgets = [p.limit.budget for p in decoder.profiles if p.limit.measure.dominates(measure)]
-        budget = min(budgets, default=math.inf)
-    profile = match_profile(decoder.profiles, RiskLimit(measure, budget))
-    threshold = content.thresholds[decoder.profiles.index(profile)]
+    prompts_hash = _require_fresh(prompts, directory)
+    _require_enough(len(prompts), measure, confidence)
+    require_recordable(directory)
+    decoder = load_decoder(directory, trust_remote_code=trust_remote_code)
     drafts = draft_in_parts(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
     )
     answers = decoder.settle(prompts, drafts, profile.setting)
-    # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
-    # threshold the measure that was asked for can be bounded itself; several thresholds belong to
-    # the profile's own measure.
-    bounded = measure if np.ndim(threshold) == 0 else profile.limit.measure
     bound = risk_upper_bound(
         served_costs(answers, content.cost_bound),
-        bounded,
+        measure,
         threshold,
         upper=content.cost_bound,
         confidence=confidence,
     )
-    return {
+    found: dict[str, object] = {
         "measure": "cvar",
         "tail_mass": tail_mass,
         "budget": profile.limit.budget,
@@ -83,3 +94,48 @@ def certify_decoder(
         "num_prompts": len(prompts),
         "abstained": sum(answer.abstained for answer in answers) / len(answers),
     }
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    call = {"time": now, "version": __version__, "seed": seed, "prompts_hash": prompts_hash}
+    record_call(directory, found | call)  # before anybody sees the figures
+    return found | {"num_calls": len(read_calls(directory))}
+
+
+def _profile(
+    content: DecoderFile, measure: CVaR, budget: float | None
+) -> tuple[CalibratedProfile, Threshold]:
+    """The profile that is asked for, and the threshold of its certificate."""
+    profiles = content.profiles
+    if budget is None:
+        budgets = [p.limit.budget for p in profiles if p.limit.measure.dominates(measure)]
+        budget = min(budgets, default=math.inf)
+    profile = match_profile(profiles, RiskLimit(measure, budget))
+    return profile, content.thresholds[profiles.index(profile)]
+
+
+def _require_fresh(prompts: Sequence[Prompt], directory: Path) -> str:
+    """Refuse prompts that took part, or that are the same; else the hash of what they are."""
+    ids = [prompt_id(prompt) for prompt in prompts]
+    seen = read_seen_prompts(directory)
+    if overlap := sum(key in seen for key in ids):
+        raise InputError(
+            f"--prompts: {overlap} of {len(ids)} were used to train or calibrate this decoder;"
+            " a certificate needs prompts that it never saw, in any spelling"
+        )
+    if len(set(ids)) < len(ids):
+        first = next(number for number, key in enumerate(ids) if key in ids[:number])
+        raise InputError(
+            f"--prompts: {len(ids)} prompts are {len(set(ids))} different ones (prompt {first + 1}"
+            f" is prompt {ids.index(ids[first]) + 1} again, if spelt differently); a certificate"
+            " counts each once: leave the others out"
+        )
+    return hash_of(sorted(ids))
+
+
+def _require_enough(num: int, measure: RiskMeasure, confidence: float) -> None:
+    needed = prompts_needed(measure.smallest_tail, confidence)
+    if num < needed:
+        raise InputError(
+            f"--prompts: {num}; on fewer than {needed} nothing can be certified at tail mass"
+            f" {measure.smallest_tail:g} and confidence {confidence:g}: give more, a larger"
+            " --tail-mass or a smaller --confidence"
+        )

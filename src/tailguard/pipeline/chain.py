@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tailguard.artifacts import locked, read_json, write_json
+from tailguard.artifacts import locked, read_index, write_json
 from tailguard.artifacts.manifest import RUN_INDEX_NAME
 from tailguard.config import Recipe
 from tailguard.errors import InputError
@@ -95,5 +95,5 @@ def _ancestors(name: str) -> set[str]:
 
 def _update_index(root: Path, kind: str, directory: Path) -> None:
     index = root / RUN_INDEX_NAME
-    names: dict[str, str] = read_json(index) if index.is_file() else {}
+    names = read_index(root) if index.is_file() else {}
     write_json(index, names | {kind: directory.name})

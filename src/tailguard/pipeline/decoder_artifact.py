@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from tailguard.decoding import (
     DecodingSetting,
     GuidedPolicy,
 )
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.requirements import GUIDED_TWICE
 from tailguard.pipeline.scorer_artifact import load_scorers
@@ -58,23 +59,46 @@ class DecoderFile:
 
     @classmethod
     def read(cls, path: Path) -> DecoderFile:
-        """Read what `write` wrote."""
+        """Read what `write` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
         content: dict[str, Json] = read_json(path)
-        profiles = tuple(_profile_from_json(entry) for entry in content.pop("profiles"))
-        thresholds = tuple(as_threshold(nu) for nu in content.pop("thresholds"))
-        return cls(profiles=profiles, thresholds=thresholds, **content)
+        try:
+            profiles = tuple(_profile_from_json(entry) for entry in content.pop("profiles"))
+            thresholds = tuple(as_threshold(nu) for nu in content.pop("thresholds"))
+            read = cls(profiles=profiles, thresholds=thresholds, **content)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a decoder of this version ({first_line(error)})"
+            ) from None
+        if not 0.0 < read.cost_bound < math.inf:
+            raise InputError(f"{path}: cost_bound {read.cost_bound}; no bound was declared")
+        return read
 
 
-def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
+def check_decoder(path: Path, *, trust_remote_code: bool = False) -> tuple[Path, DecoderFile]:
     """The folder of a decoder and its file's content, checked without loading a model.
 
+    Args:
+        path: of the decoder, or of the folder of its run.
+        trust_remote_code: let the code run that its model brings. A folder comes from anywhere, so
+            what its own file says of this is only a question.
+
     Raises:
-        InputError: not a decoder, its files were changed, or the reference model or a published
-            scorer that it was made on is missing or was changed.
+        InputError: not a decoder, its files were changed, its model brings code and is not trusted,
+            or the reference model or a published scorer that it was made on is missing or was
+            changed.
     """
     directory = find_artifact(Path(path), "Decoder")
     require_sealed(directory)
     content = DecoderFile.read(directory / DECODER_NAME)
+    if content.trust_remote_code and not trust_remote_code:
+        raise InputError(
+            f"{directory}: its model {content.model} brings code of its own, which would run here; if"
+            " you trust its author, give --trust-remote-code (in Python, trust_remote_code=True)"
+        )
     made_on = {content.model: content.model_hash} | content.scorer_hashes
     for model, found in model_hashes(made_on).items():
         if found != made_on[model]:
@@ -85,14 +109,14 @@ def check_decoder(path: Path) -> tuple[Path, DecoderFile]:
     return directory, content
 
 
-def load_decoder(path: Path, *, batch_size: int = 64) -> Decoder:
-    """The decoder in an artifact or in a run's folder.
+def load_decoder(path: Path, *, batch_size: int = 64, trust_remote_code: bool = False) -> Decoder:
+    """The decoder in an artifact or in a run's folder; arguments as of `tailguard.load_decoder`.
 
     Raises:
         InputError: as `check_decoder`, a model in it cannot be read, or heads were fitted for
             another policy than the one in their folder.
     """
-    directory, content = check_decoder(path)
+    directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
     reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
     return Decoder(
         {

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tailguard.artifacts import content_hash
+from tailguard.artifacts import content_hash, files_below
 from tailguard.config import FileData, Recipe
 
 SANDBOX_MODEL = "sandbox"
@@ -50,7 +50,7 @@ def _model_hash(name: str) -> str:
     local = name == SANDBOX_MODEL or path.exists() or path.is_absolute()
     if not local:
         return f"hub:{name}"
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = files_below(path)
     looks = tuple((str(f), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()])
     return _content_hash(path, looks)
 

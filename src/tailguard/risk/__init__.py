@@ -9,7 +9,7 @@ from tailguard.risk.bounds import (
     shared_confidence,
     var_upper_bound,
 )
-from tailguard.risk.checks import SmallTailWarning
+from tailguard.risk.checks import SmallTailWarning, check_tail_mass
 from tailguard.risk.cvar import CVaR
 from tailguard.risk.entropic import Entropic
 from tailguard.risk.limit import RiskLimit, Scope
@@ -36,6 +36,7 @@ __all__ = [
     "as_threshold",
     "betting_upper_bound",
     "check_confidence",
+    "check_tail_mass",
     "cvar_curve",
     "cvar_rows",
     "cvar_upper_bound",

@@ -54,8 +54,16 @@ def test_neither_artifact_nor_folder(tmp_path):
     [
         ('{"schema": 99}', "not a manifest of schema 1"),
         ("[1]", "not a manifest of schema 1"),
-        ('{"schema": 1, "kind": "Plan"}', "missing .* required"),
-        ('{"schema":1,"kind":"a","stage":"a","id":"a","payload_hash":"a","hue":"red"}', "'hue'"),
+        ('{"schema": 1, "kind": "Plan"}', "stage: Field required"),
+        (
+            '{"schema":1,"kind":"a","stage":"a","id":"a","payload_hash":"a","hue":"red"}',
+            "hue: Unexpected",
+        ),
+        (
+            '{"schema":1,"kind":"a","stage":"a","id":"a","payload_hash":"a","parents":{"b":"../c"}}',
+            "parents.b: Input should be a valid dictionary",
+        ),
+        ("[" * 100_000, "not JSON"),
         ('{"schema": 1, "ki', "not JSON"),
         ("", "not JSON"),
     ],
@@ -70,6 +78,27 @@ def test_a_broken_manifest_is_wrong_input(tmp_path, text, message):
 def test_an_index_that_points_at_nothing_is_wrong_input(tmp_path):
     write_json(tmp_path / "run.json", {"Plan": "plan-0000"})
     with pytest.raises(InputError, match="plan-0000: not an artifact"):
+        find_artifact(tmp_path, "Plan")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../elsewhere", "/elsewhere", "a/../../elsewhere", "..", ".", "", "a\0b", 3, None, ["a"]],
+)
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path, name):
+    """Even where a whole artifact is there."""
+    (tmp_path / "run").mkdir()
+    artifact, _ = build_artifact(tmp_path, Header("Plan", "plan", 1), lambda directory: {})
+    artifact.rename(tmp_path / "elsewhere")
+    write_json(tmp_path / "run" / "run.json", {"Plan": name})
+    with pytest.raises(InputError, match=r"run\.json: Plan: .* is not a folder beside it"):
+        find_artifact(tmp_path / "run", "Plan")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"a"'])
+def test_an_index_of_another_shape_is_refused(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match="not a run's index"):
         find_artifact(tmp_path, "Plan")
 
 

@@ -1,20 +1,22 @@
-"""A decoder on disk: heads and policies that do not belong together are refused."""
+"""A decoder on disk: what does not belong together, or would run code, is refused."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tailguard
-from tailguard.artifacts import Header, build_artifact, read_manifest, write_json
+from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
 from tailguard.artifacts.manifest import write_manifest
 from tailguard.artifacts.store import payload_hash
 from tailguard.config import PolicySection, Recipe
-from tailguard.decoding import CalibratedProfile, DecodingSetting
+from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting
 from tailguard.errors import InputError
-from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
+from tailguard.pipeline import decoder_artifact
+from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile, check_decoder
 from tailguard.pipeline.scorer_artifact import SOURCES_NAME
 from tailguard.pipeline.sources import adapter_hash, model_hashes
 from tailguard.pipeline.stage import Work, silent
@@ -150,3 +152,47 @@ def test_another_base_policy_is_refused(decoder, tiny_scorers, tmp_path):
     seal_again(decoder)
     with pytest.raises(InputError, match="Fit the values again"):
         tailguard.load_decoder(decoder)
+
+
+def test_a_folder_does_not_decide_that_code_may_run(decoder, monkeypatch):
+    content = DecoderFile.read(decoder / DECODER_NAME)
+    replace(content, trust_remote_code=True).write(decoder / DECODER_NAME)
+    seal_again(decoder)
+    for load in (tailguard.load_decoder, Decoder.from_pretrained, check_decoder):
+        with pytest.raises(InputError, match=r"brings code of its own.*--trust-remote-code"):
+            load(decoder)
+    asked: list[object] = []
+    load_policy = decoder_artifact.load_policy
+
+    def spy(*arguments: Any, trust_remote_code: bool) -> Any:
+        asked.append(trust_remote_code)
+        return load_policy(*arguments, trust_remote_code=False)
+
+    monkeypatch.setattr(decoder_artifact, "load_policy", spy)
+    tailguard.load_decoder(decoder, trust_remote_code=True)
+    assert asked == [True] * len(POLICIES)
+    # The flag allows what the folder asks for, and no more.
+    content.write(decoder / DECODER_NAME)
+    seal_again(decoder)
+    tailguard.load_decoder(decoder, trust_remote_code=True)
+    assert asked[len(POLICIES) :] == [False] * len(POLICIES)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: [],
+        lambda content: None,
+        lambda content: content | {"profiles": 3},
+        lambda content: content | {"profiles": [{}]},
+        lambda content: content | {"thresholds": ["high"] * 3},
+        lambda content: content | {"hue": "red"},
+        lambda content: {key: value for key, value in content.items() if key != "model"},
+        lambda content: content | {"cost_bound": "ten"},
+    ],
+)
+def test_a_decoder_file_of_another_shape_is_named(decoder, edit):
+    write_json(decoder / DECODER_NAME, edit(read_json(decoder / DECODER_NAME)))
+    seal_again(decoder)
+    with pytest.raises(InputError, match=r"decoder\.json: not a decoder of this version"):
+        check_decoder(decoder)

@@ -189,7 +189,11 @@ def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
 
 
 def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
-    decoder = load_decoder(work.parents["calibrate"], batch_size=work.recipe.bank.batch_size)
+    decoder = load_decoder(
+        work.parents["calibrate"],
+        batch_size=work.recipe.bank.batch_size,
+        trust_remote_code=work.recipe.policy.trust_remote_code,
+    )
     setting = decoder.profiles[number].setting
     drafts = draft_in_parts(
         decoder,
