@@ -14,6 +14,7 @@ import typer
 
 from tailguard import __version__
 from tailguard.cli.answer import certify, generate, serve
+from tailguard.cli.check import check
 from tailguard.cli.inspect import inspect
 from tailguard.cli.run import add_stage_commands, demo, run
 from tailguard.errors import InputWarning, TailguardError
@@ -49,6 +50,7 @@ def root(
 
 
 app.command()(demo)
+app.command()(check)
 app.command()(run)
 add_stage_commands(app)
 app.command()(generate)

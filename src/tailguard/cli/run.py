@@ -5,27 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from tailguard.cli.check import brief, brief_estimates
+from tailguard.cli.options import OutOption, RecipeArgument, SetOption
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES, stages_up_to
 
-RecipeArgument = Annotated[
-    Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe of the run.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the recipe, e.g. bank.num_samples=32; may be repeated.",
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder of the run; by default out/NAME."),
-]
 _SKIPPED = "The stages that it needs run first; stages whose artifact exists are skipped."
 _SHORT_STAGES = {"prepare", "sample", "bank", "plan"}
 
@@ -57,6 +43,7 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
+    from tailguard.artifacts.manifest import RUN_INDEX_NAME
     from tailguard.cli.show import print_table, progress_bars
     from tailguard.config import load_recipe
     from tailguard.pipeline.inventory import take_inventory
@@ -66,19 +53,25 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
     # Schema, keys against each other, files and sizes, in this order: whatever is wrong in them is
     # refused before torch is loaded or a worker starts.
     recipe = load_recipe(recipe_path, overrides)
-    check_requirements(recipe, stages_up_to(until))
-    take_inventory(recipe)
+    stages = stages_up_to(until)
+    check_requirements(recipe, stages)
+    inventory = take_inventory(recipe)
     started = time.perf_counter()
     with progress_bars() as bars:
-        bars.line(f"{recipe.name}: loading libraries")
+        bars.line(f"{recipe.name}: {brief(inventory)}")
+        bars.line("loading libraries")
         # Worker processes load their libraries while this one loads its own. A command that ends
         # early may need none: there `run_chain` starts them.
         if until not in _SHORT_STAGES:
             warm_up()
         from tailguard.models.quiet import quiet_libraries
         from tailguard.pipeline.chain import run_chain
+        from tailguard.pipeline.forecast import forecast_stages
 
         quiet_libraries()
+        # Where something was made already, what is left to do is not known before the chain looks.
+        if until != "prepare" and not (out / RUN_INDEX_NAME).exists():
+            bars.line(brief_estimates(forecast_stages(recipe, inventory, stages)))
 
         def on_stage(name: str, path: Path, skipped: bool) -> None:
             seconds = time.perf_counter() - started

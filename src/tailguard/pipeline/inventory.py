@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tailguard.config import FileData, Recipe, SandboxData
-from tailguard.data import Preference, Prompt, PromptSplits
+from tailguard.data import Preference, Prompt, PromptSplits, prompt_id
 from tailguard.pipeline.stages.prepare import pair_roles, read_data
 
+FEWEST_LABELS = 20
+"""Of each sign among the held-out pairs: with fewer, the zero of the cost is left where it is."""
 _NUM_EXAMPLES = 64  # enough for a mean length within a tenth or so
 
 
@@ -20,14 +22,16 @@ class Inventory:
     Attributes:
         num_prompts: split → number of prompts.
         num_pairs: kind of score → role → number of pairs.
-        num_labels: ``safe`` and ``unsafe`` → answers so labelled, in all cost pairs.
+        num_held_prompts: kind of score → distinct prompts of the pairs that check its scorer.
+        num_held_labels: ``safe`` and ``unsafe`` → answers so labelled in those pairs.
         prompts: some of the prompts to train on.
         pairs: kind of score → some of its pairs.
     """
 
     num_prompts: Mapping[str, int]
     num_pairs: Mapping[str, Mapping[str, int]]
-    num_labels: Mapping[str, int]
+    num_held_prompts: Mapping[str, int]
+    num_held_labels: Mapping[str, int]
     prompts: list[Prompt]
     pairs: Mapping[str, list[Preference]]
 
@@ -48,16 +52,24 @@ def take_inventory(recipe: Recipe) -> Inventory:
 def _counted(
     data: FileData | SandboxData, pairs: Mapping[str, list[Preference]], splits: PromptSplits
 ) -> Inventory:
+    roles = {kind: pair_roles(rows, data) for kind, rows in pairs.items()}
+    held = {
+        kind: [pair for pair, role in zip(rows, roles[kind], strict=True) if role == "validate"]
+        for kind, rows in pairs.items()
+    }
     labels = Counter(
         "safe" if safe else "unsafe"
-        for pair in pairs.get("cost", [])
+        for pair in held.get("cost", [])
         for safe in (pair.chosen_safe, pair.rejected_safe)
         if safe is not None
     )
     return Inventory(
         num_prompts={name: len(getattr(splits, name)) for name in splits.names()},
-        num_pairs={kind: Counter(pair_roles(rows, data)) for kind, rows in pairs.items()},
-        num_labels=labels,
+        num_pairs={kind: Counter(found) for kind, found in roles.items()},
+        num_held_prompts={
+            kind: len({prompt_id(pair.prompt) for pair in rows}) for kind, rows in held.items()
+        },
+        num_held_labels=labels,
         prompts=splits.train[:_NUM_EXAMPLES],
         pairs={kind: rows[:_NUM_EXAMPLES] for kind, rows in pairs.items()},
     )
@@ -79,7 +91,14 @@ def _of_sandbox(recipe: Recipe, data: SandboxData) -> Inventory:
             "benign": round(benign * data.num_evaluation),
         },
         num_pairs={kind: _scaled(drawn.num_pairs[kind], num) for kind, num in pairs.items()},
-        num_labels=_scaled(drawn.num_labels, 2 * data.num_cost_pairs),
+        num_held_prompts={
+            kind: round(drawn.num_held_prompts[kind] * num / few[f"num_{kind}_pairs"])
+            for kind, num in pairs.items()
+        },
+        num_held_labels={
+            name: round(number * data.num_cost_pairs / few["num_cost_pairs"])
+            for name, number in drawn.num_held_labels.items()
+        },
         prompts=drawn.prompts,
         pairs=drawn.pairs,
     )

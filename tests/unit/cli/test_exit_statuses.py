@@ -22,9 +22,14 @@ def chain(monkeypatch):
     """Put a chain of one's own in the place of the real one, which needs torch and minutes."""
 
     def put(run_chain):
-        fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)
+        fake = types.SimpleNamespace(
+            run_chain=run_chain,
+            quiet_libraries=lambda: None,
+            forecast_stages=lambda recipe, inventory, stages: {},
+        )
         monkeypatch.setitem(sys.modules, "tailguard.pipeline.chain", fake)
         monkeypatch.setitem(sys.modules, "tailguard.models.quiet", fake)
+        monkeypatch.setitem(sys.modules, "tailguard.pipeline.forecast", fake)
         monkeypatch.setattr("tailguard.pipeline.workers.warm_up", lambda: None)
 
     return put
@@ -85,7 +90,8 @@ def test_errors(chain, command, recipe, error, status, line):
     assert found == status
     assert last.startswith("tailguard: ")
     assert line in last
-    assert progress == ["a: loading libraries"]
+    assert progress[0].startswith("a: prompts: 512 train, ")
+    assert progress[1:] == ["loading libraries", "no stage of this command runs a model"]
     assert out == ""
 
 
@@ -246,7 +252,9 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
         "import resource, sys, types; sys.path.insert(0, sys.argv[1])\n"
         "from test_exit_statuses import write_four_megabytes as run_chain\n"
         "fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)\n"
-        "sys.modules['tailguard.pipeline.chain'] = sys.modules['tailguard.models.quiet'] = fake\n"
+        "fake.forecast_stages = lambda *_: {}\n"
+        "for name in ('pipeline.chain', 'pipeline.forecast', 'models.quiet'):\n"
+        "    sys.modules['tailguard.' + name] = fake\n"
         "from tailguard.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "main(['bank', *sys.argv[2:]])\n"
@@ -255,7 +263,7 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
     command = [sys.executable, "-c", program, str(Path(__file__).parent), recipe, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[1:] == ["tailguard: File too large"]
+    assert done.stderr.splitlines()[-1] == "tailguard: File too large"
     assert [path.name for path in out.iterdir()] == [".lock"]
 
 

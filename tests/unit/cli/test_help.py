@@ -10,7 +10,7 @@ from tailguard.cli import main
 from tailguard.cli.app import app
 
 STAGES = "prepare fit-scorers sample bank plan train portfolio fit-values calibrate evaluate report"
-COMMANDS = ["demo", "run", "generate", "serve", "certify", "inspect", *STAGES.split()]
+COMMANDS = ["demo", "check", "run", "generate", "serve", "certify", "inspect", *STAGES.split()]
 HELP = "from tailguard.cli import main; main(['--help'])"
 
 

@@ -11,6 +11,7 @@ from tailguard.artifacts import write_json
 from tailguard.config import Recipe
 from tailguard.data import Preference
 from tailguard.errors import InputError
+from tailguard.pipeline.inventory import FEWEST_LABELS
 from tailguard.pipeline.scorer_artifact import SOURCES_NAME
 from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work, settings_of
@@ -26,7 +27,6 @@ from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.score_map import ScoreMap
 
 Kind = Literal["reward", "cost"]
-_FEWEST_LABELS = 20  # of each sign: with fewer, the zero of the cost is left where it is
 _PAIRS_FOR_DIRECTION = 500  # enough to tell a reversed scorer; scoring more only takes time
 
 
@@ -130,7 +130,7 @@ def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> tuple[
     """
     found = calibrate_scores(higher, lower)
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
-    if (signs > 0).sum() < _FEWEST_LABELS or (signs < 0).sum() < _FEWEST_LABELS:
+    if (signs > 0).sum() < FEWEST_LABELS or (signs < 0).sum() < FEWEST_LABELS:
         return found, False  # a reward, or too few labels to place the zero of the cost
     scores = found(np.concatenate([higher, lower])).mean(axis=1)
     return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0)), True

@@ -1,0 +1,129 @@
+"""What can be said of a recipe before anything is loaded: problems, notes, counts. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from tailguard.config import Recipe
+from tailguard.errors import InputError
+from tailguard.pipeline.inventory import FEWEST_LABELS, Inventory, take_inventory
+from tailguard.pipeline.requirements import unmet_requirements
+from tailguard.risk import shared_confidence
+
+_FEWEST_IN_TAIL = 10  # answers that an estimate of a tail should rest on
+
+
+@dataclass(frozen=True)
+class CertificateOutlook:
+    """What the prompts that are held out can certify of one guided decoder.
+
+    Attributes:
+        policy: that decodes.
+        tail_mass: the thinnest tail of the measure asked for.
+        confidence: of this certificate; all of them hold at once with the recipe's.
+        num_prompts: held out.
+        smallest_tail_mass: of a CVaR that so many prompts can bound below the declared largest cost.
+        looseness: least distance of the bound from the threshold ν, as a share of cost_bound − ν: the
+            part of the bound that only more prompts make smaller.
+    """
+
+    policy: str
+    tail_mass: float
+    confidence: float
+    num_prompts: int
+    smallest_tail_mass: float
+    looseness: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome.
+
+    Attributes:
+        problems: what a stage would refuse, one line each.
+        notes: what is allowed and worth knowing.
+        inventory: of the data; None where they cannot be read.
+        certificates: one per guided decoder.
+    """
+
+    problems: list[str]
+    notes: list[str] = field(default_factory=lambda: [])
+    inventory: Inventory | None = None
+    certificates: list[CertificateOutlook] = field(default_factory=lambda: [])
+
+
+def last_stage(recipe: Recipe) -> str:
+    """The stage that a recipe is written for: ``plan`` where nothing is to be trained or guided."""
+    asked = recipe.plan.targets or recipe.plan.num_members or recipe.values.guided
+    return "report" if asked else "plan"
+
+
+def check_recipe(recipe: Recipe, stages: Collection[str]) -> Checked:
+    """Every problem of a recipe for these stages, and what its data hold."""
+    problems = unmet_requirements(recipe, stages)
+    try:
+        inventory = take_inventory(recipe)
+    except InputError as error:
+        return Checked([*problems, str(error)])
+    certificates = certificate_outlook(recipe) if "calibrate" in stages else []
+    return Checked(problems, list(_notes(recipe, inventory, stages)), inventory, certificates)
+
+
+def certificate_outlook(recipe: Recipe) -> list[CertificateOutlook]:
+    """What ``data.num_certification`` prompts can certify, decoder by decoder."""
+    guided, num = recipe.values.guided, recipe.data.num_certification
+    found: list[CertificateOutlook] = []
+    for entry in guided:
+        confidence = shared_confidence(recipe.decoding.confidence, len(guided))
+        # The bound cannot come closer to ν than (B − ν)/α · ln(1/δ)/n: see `prompts_needed`.
+        least = -math.log1p(-confidence) / num
+        tail_mass = entry.risk_measure(recipe.scorers.cost_bound).smallest_tail
+        found.append(
+            CertificateOutlook(entry.policy, tail_mass, confidence, num, least, least / tail_mass)
+        )
+    return found
+
+
+def budget_unit(recipe: Recipe) -> str:
+    """What a cost, and so a budget, of 1 means."""
+    if recipe.scorers.cost_model:
+        return (
+            "budgets are in the units of the published cost scorer: look at its scores on answers you"
+            f" know; they are clipped at scorers.cost_bound ({recipe.scorers.cost_bound:g})"
+        )
+    return (
+        "budgets are in log-odds: of two answers whose costs differ by 1, people call the costlier one"
+        " more harmful with odds of e to 1 (73%); above 0 an answer is more likely unsafe than safe"
+    )
+
+
+def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Iterator[str]:
+    yield budget_unit(recipe)
+    if not recipe.scorers.cost_model:
+        yield from _labels(inventory)
+    answers = recipe.data.num_prompts * recipe.bank.num_samples
+    thinnest = min(recipe.plan.tail_masses)
+    if answers * thinnest < _FEWEST_IN_TAIL:
+        yield (
+            f"plan.tail_masses: {thinnest:g} of {answers} answers is {answers * thinnest:.1f} answers,"
+            " too few to know a tail by; raise data.num_prompts or bank.num_samples"
+        )
+    if "fit-values" in stages and recipe.values.num_prompts > recipe.data.num_prompts:
+        yield (
+            f"values.num_prompts: {recipe.values.num_prompts} of {recipe.data.num_prompts} prompts"
+            " (data.num_prompts): all of them are taken"
+        )
+    if "calibrate" in stages and recipe.decoding.accept_by == "estimate":
+        yield "decoding.accept_by: estimate; budgets are met by estimate, and certificates may say no"
+
+
+def _labels(inventory: Inventory) -> Iterator[str]:
+    fewest = min(inventory.num_held_labels.get(name, 0) for name in ("safe", "unsafe"))
+    if fewest < FEWEST_LABELS:
+        yield (
+            f"data.cost_pairs: {fewest} safe or unsafe labels among the held-out pairs, and"
+            f" {FEWEST_LABELS} of each place the zero of the cost; without them give budgets as a"
+            " reduction"
+        )

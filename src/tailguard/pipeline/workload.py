@@ -1,0 +1,221 @@
+"""How much each stage asks of the models, in tokens: arithmetic on the recipe and its data's counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tailguard.config import Recipe
+from tailguard.pipeline.inventory import Inventory
+
+# A backward pass costs about twice its forward pass; half of that is the weights' own gradient,
+# which frozen weights under a LoRA update do not need.
+_FULL_TRAINING, _LORA_TRAINING = 3.0, 2.0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean lengths in tokens of the policy.
+
+    Attributes:
+        prompt: of a rendered prompt.
+        answer: of an answer that the policy draws.
+        pair_answer: kind of score → of an answer in its pairs.
+        num_layers: of the policy, to know what share of it is trained.
+    """
+
+    prompt: float
+    answer: float
+    pair_answer: Mapping[str, float]
+    num_layers: int
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """What one stage asks of the models.
+
+    Attributes:
+        read_tokens: read without gradients.
+        drawn_tokens: drawn one after the other.
+        draw_steps: model calls that draw them, each for a whole batch.
+        trained_tokens: read with gradients, in tokens of plain reading that take as long.
+        optimiser_steps: updates of weights.
+        num_parts: independent parts, which worker processes share.
+        rows: most rows of a batch that is drawn.
+        trained_rows: most rows of a batch with gradients.
+        num_models: models that a process holds at once, in units of the policy.
+    """
+
+    read_tokens: float | int = 0
+    drawn_tokens: float | int = 0
+    draw_steps: float | int = 0
+    trained_tokens: float | int = 0
+    optimiser_steps: float | int = 0
+    num_parts: int = 1
+    rows: int = 0
+    trained_rows: int = 0
+    num_models: float | int = 0
+
+    def __add__(self, other: StageLoad) -> StageLoad:
+        """Both, one after the other in the same processes."""
+        return StageLoad(
+            self.read_tokens + other.read_tokens,
+            self.drawn_tokens + other.drawn_tokens,
+            self.draw_steps + other.draw_steps,
+            self.trained_tokens + other.trained_tokens,
+            self.optimiser_steps + other.optimiser_steps,
+            max(self.num_parts, other.num_parts),
+            max(self.rows, other.rows),
+            max(self.trained_rows, other.trained_rows),
+            self.num_models + other.num_models,
+        )
+
+    def times(self, number: int, *, side_by_side: bool = False) -> StageLoad:
+        """The same work ``number`` times, on one model after another or side by side."""
+        return StageLoad(
+            self.read_tokens * number,
+            self.drawn_tokens * number,
+            self.draw_steps * number,
+            self.trained_tokens * number,
+            self.optimiser_steps * number,
+            number if side_by_side else self.num_parts,
+            self.rows,
+            self.trained_rows,
+            self.num_models,
+        )
+
+
+def workload(recipe: Recipe, inventory: Inventory, lengths: Lengths) -> dict[str, StageLoad]:
+    """Stage → its load; stages that run no model are left out."""
+    return _Workload(recipe, inventory, lengths).stages()
+
+
+@dataclass(frozen=True)
+class _Workload:
+    recipe: Recipe
+    inventory: Inventory
+    lengths: Lengths
+
+    def stages(self) -> dict[str, StageLoad]:
+        recipe = self.recipe
+        num_prompts, num_samples = recipe.data.num_prompts, recipe.bank.num_samples
+        answers = num_prompts * num_samples
+        targets = len(recipe.plan.targets) + recipe.plan.num_members
+        stages = {
+            "fit-scorers": self._fitted(),
+            "sample": self._drawn(num_prompts, num_samples),
+            "bank": self._scored(answers),
+        }
+        if targets:
+            stages["train"] = self._trained().times(targets, side_by_side=True)
+            read = StageLoad(read_tokens=answers * self._exchange, num_models=1)
+            stages["portfolio"] = read.times(targets, side_by_side=True)
+        if recipe.values.guided:
+            stages |= self._decoders(targets)
+        return {name: load for name, load in stages.items() if load.num_models}
+
+    @property
+    def _exchange(self) -> float:
+        """Tokens of a prompt and its answer."""
+        return self.lengths.prompt + self.lengths.answer
+
+    def _fitted(self) -> StageLoad:
+        settings, total = self.recipe.scorers, StageLoad()
+        kinds = [k for k in ("reward", "cost") if not getattr(settings, f"{k}_model")]
+        layers = settings.num_trained_layers
+        share = 1.0 if layers is None else layers / max(1, self.lengths.num_layers)
+        for kind in kinds:
+            roles = self.inventory.num_pairs.get(kind, {})
+            train, held = (
+                min(roles.get(role, 0), settings.num_pairs) for role in ("train", "validate")
+            )
+            length = min(
+                settings.max_tokens,
+                self.lengths.prompt + self.lengths.pair_answer.get(kind, self.lengths.answer),
+            )
+            total += StageLoad(
+                # The heads are fitted on features of the trained model: one more pass.
+                read_tokens=2 * (train + held) * length,
+                trained_tokens=2 * train * length * settings.num_epochs
+                * (1.0 + (_FULL_TRAINING - 1.0) * share),
+                optimiser_steps=train * settings.num_epochs / settings.batch_size,
+                trained_rows=2 * settings.batch_size,
+            )  # fmt: skip
+        parts = max(1, len(kinds))
+        # Gradients, and two moments of Adam: three more copies of what is trained.
+        models = 1.0 + 3.0 * share if kinds else 0.0
+        return replace(total, num_parts=parts, num_models=models)
+
+    def _drawn(self, num_prompts: int, num_samples: int) -> StageLoad:
+        rows = self.recipe.bank.batch_size
+        answers = num_prompts * num_samples
+        if not answers:  # without evaluation prompts, for a recipe that stops before
+            return StageLoad()
+        at_once = min(answers, max(rows // num_samples, 1) * num_samples)
+        return StageLoad(
+            read_tokens=num_prompts * self.lengths.prompt,
+            drawn_tokens=answers * self.lengths.answer,
+            draw_steps=-(-answers // at_once) * self.recipe.policy.max_new_tokens,
+            rows=min(at_once, rows),
+            num_models=1,
+        )
+
+    def _scored(self, answers: int) -> StageLoad:
+        """Read by the reward's model and by the cost's."""
+        at_most = min(self._exchange, self.recipe.scorers.max_tokens)
+        return StageLoad(read_tokens=2 * answers * at_most, num_models=2)
+
+    def _trained(self) -> StageLoad:
+        settings, policy = self.recipe.train, self.recipe.policy
+        per_prompt = min(settings.distill_samples, self.recipe.bank.num_samples)
+        rows = settings.distill_epochs * self.recipe.data.num_prompts * per_prompt
+        batch = 32  # of distillation's own
+        total = StageLoad(
+            trained_tokens=rows * self._exchange * _LORA_TRAINING,
+            optimiser_steps=rows / batch,
+            trained_rows=batch,
+            num_models=1,
+        )
+        if not settings.num_steps:
+            return total
+        at_once = settings.prompts_per_step * settings.num_generations
+        answers = settings.num_steps * at_once
+        return total + self._scored(answers) + StageLoad(
+            # Drawn by the trainer, which reads each prompt for each of its answers; then read by the
+            # reference and by the policy of before the step.
+            read_tokens=answers * (self.lengths.prompt + 2 * self._exchange),
+            drawn_tokens=answers * policy.max_new_tokens,  # ended rows stay in the batch
+            draw_steps=settings.num_steps * policy.max_new_tokens,
+            trained_tokens=answers * self._exchange * _LORA_TRAINING,
+            optimiser_steps=settings.num_steps,
+            rows=at_once,
+            trained_rows=at_once,
+        )  # fmt: skip
+
+    def _decoders(self, num_targets: int) -> dict[str, StageLoad]:
+        recipe, counts = self.recipe, self.inventory.num_prompts
+        guided, values = recipe.values.guided, recipe.values
+        num_prompts = min(values.num_prompts, recipe.data.num_prompts)
+        answers = num_prompts * values.num_samples
+        own_bank = self._drawn(num_prompts, values.num_samples) + self._scored(answers)
+        fitted = own_bank + StageLoad(read_tokens=answers * self._exchange)
+        evaluated = counts["evaluate"]
+        if recipe.evaluate.num_prompts:
+            evaluated = min(evaluated, recipe.evaluate.num_prompts)
+        if recipe.data.source == "files":
+            evaluated += counts["benign"]
+        calibrated = self._guided(counts["calibrate"] + counts["certify"])
+        plain = self._drawn(evaluated, 1) + self._scored(evaluated)
+        judged = plain.times(1 + num_targets) + self._guided(evaluated).times(len(guided))
+        parts = 1 + num_targets + len(guided)
+        return {
+            "fit-values": fitted.times(len({entry.policy for entry in guided})),
+            "calibrate": calibrated.times(len(guided), side_by_side=True),
+            "evaluate": replace(judged, num_parts=parts, num_models=3),
+        }
+
+    def _guided(self, num_prompts: int) -> StageLoad:
+        candidates = self.recipe.decoding.max_candidates
+        drawn = self._drawn(num_prompts, candidates)
+        # The last token of every block is read twice; the finalists alone are scored in full.
+        return drawn + self._scored(num_prompts * min(candidates, 2))
