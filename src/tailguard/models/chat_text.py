@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
+
 from tailguard.data import Prompt
 from tailguard.errors import InputError, first_line
 from tailguard.models.library import Tokenizer
@@ -77,15 +79,10 @@ def apply_template(tokenizer: Tokenizer, messages: list[dict[str, str]], *, open
 def _why_it_failed(
     tokenizer: Tokenizer, messages: Sequence[dict[str, str]], error: Exception
 ) -> str:
-    from jinja2 import TemplateRuntimeError, UndefinedError
-
     named = f"the chat template of {template_owner(tokenizer)}"
-    # What `raise_exception` in a template makes; everything else is a fault of the template.
-    refused = type(error).__name__ == "TemplateError"
-    if not refused:
-        kind = "" if isinstance(error, TemplateRuntimeError) else f"{type(error).__name__}: "
-        kind = "UndefinedError: " if isinstance(error, UndefinedError) else kind
-        return f"{named} fails: {kind}{first_line(error)}; mend its chat_template"
+    # What a template's `raise_exception` makes; every other error is a fault of the template.
+    if type(error) is not TemplateError:
+        return f"{named} fails: {type(error).__name__}: {first_line(error)}; mend its chat_template"
     hint = ""
     if any(message["role"] == "system" for message in messages):
         hint = "; if it takes no system message, put that text into the first user message"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,12 @@ from tailguard.models.library import (
     special_token_id,
 )
 from tailguard.models.quiet import quiet_transformers
+from tailguard.models.tokenizer_check import (
+    check_template,
+    check_token_ids,
+    ensure_end_token,
+    num_embeddings,
+)
 
 __all__ = [
     "EncodedPrompts",
@@ -140,24 +146,35 @@ def load_policy(
         InputError: nothing there, not a causal LM, or weights that are not safetensors.
     """
     require_checkpoint(path, "policy")
+    name = f"policy {str(path)!r}"
     try:
         with quiet_transformers():
+            # First, for it takes a moment, and a faulty template is told before weights are read.
+            tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
+            check_template(tokenizer)
             model, missing = load_causal_lm(
                 str(path), device=device, trust_remote_code=trust_remote_code
             )
-            tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     except LOAD_ERRORS as error:
-        raise InputError(f"policy {str(path)!r} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"{name} cannot be loaded: {first_line(error)}") from error
     # Transformers fills them with random numbers and would answer nonsense.
     if missing:
         raise InputError(
-            f"policy {str(path)!r} is not a complete causal LM: it has no weights for"
-            f" {missing[0]!r}; give a checkpoint saved from AutoModelForCausalLM"
+            f"{name} is not a complete causal LM: it has no weights for {missing[0]!r}; give a"
+            " checkpoint saved from AutoModelForCausalLM"
         )
+    policy = Policy(model, tokenizer)
+    try:
+        check_token_ids(model, tokenizer)
+        ensure_end_token(tokenizer, policy.stop_token_ids)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if adapter is not None:
-        model = _merge_adapter(model, Path(adapter)).eval()
-    _check_causal(model, str(path))
-    return Policy(model, tokenizer)
+        policy = replace(policy, model=_merge_adapter(model, Path(adapter)).eval())
+    _check_causal(policy.model, str(path))
+    return policy
 
 
 def encode_prompts(
@@ -186,9 +203,15 @@ def tokenize_prompts(
     rows = encode_chats(policy.tokenizer, prompts)
     # Refused, not cut: a prompt without its end, or its beginning, is another prompt.
     room = policy.context_tokens - max_new_tokens
+    known = num_embeddings(policy.model)
     for index, row in enumerate(rows):
         if not row:
             raise InputError(f"prompts[{index}] has no tokens: give a prompt that is not empty")
+        if max(row) >= known:
+            raise InputError(
+                f"prompts[{index}] holds token {max(row)}, for which the model has no embedding"
+                f" ({known} in all); leave it out"
+            )
         if len(row) > room:
             raise InputError(
                 f"prompts[{index}] is too long: {len(row)} tokens, but a context of "

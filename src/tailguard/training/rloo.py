@@ -15,6 +15,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
+from tailguard.models.chat_tokens import encode_chats
 from tailguard.risk import RiskLimit, as_threshold
 from tailguard.training.dual import (
     Dual,
@@ -43,7 +44,7 @@ class _TRL(Protocol):
 class RiskConstrainedRLOOTrainer(RLOOTrainer):
     """RLOO with costs: the reward of an answer is Σ w·r − Σ λφ_ν(c), less β log π/π_ref.
 
-    Differs from TRL's trainer in four things. The matrix of scores is closed: one NaN or infinity
+    Differs from TRL's trainer in five things. Prompts are tokenized as everywhere else in Tailguard. The matrix of scores is closed: one NaN or infinity
     stops training, where TRL's sum over the functions would read a NaN cost as harmless. Columns
     of costs become penalties, and each λ makes one PID step per generated batch, from that batch
     and a window before it. π_ref is the base model with its adapter off, also where training starts
@@ -119,6 +120,16 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         model = self._trl.accelerator.unwrap_model(self._trl.model)
         if "ref" in getattr(model, "peft_config", {}):
             model.delete_adapter("ref")
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """As policies read prompts everywhere else; TRL would read typed control tokens as such."""
+        trl: Any = self
+        tokenizer: Any = trl.processing_class
+        # A text beside a template is the caller's own rendering, which TRL leaves as it is.
+        rendered = tokenizer.chat_template is not None and isinstance(prompts[0], str)
+        if rendered or trl.chat_template_kwargs:
+            return cast(Any, super())._tokenize_prompts(prompts)
+        return encode_chats(tokenizer, prompts), None, {}
 
     def _calculate_rewards(
         self, inputs: object, prompts: object, completions: object, completion_ids_list: object

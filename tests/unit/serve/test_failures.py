@@ -4,13 +4,12 @@ import dataclasses
 import threading
 import time
 from types import SimpleNamespace
-from typing import Any, cast
 
 import httpx
 import openai
 import pytest
 from starlette.testclient import TestClient
-from tests.unit.conftest import make_tokenizer
+from tests.unit.conftest import make_llama, make_tokenizer
 
 from tailguard.decoding import Answer
 from tailguard.decoding.acceptance import DEFAULT_FALLBACK
@@ -124,7 +123,7 @@ def test_malformed_body(decoder, body):
 
 def test_prompt_beyond_the_context(decoder, serve, ask):
     with pytest.raises(InputError) as raised:
-        tokenize_prompts(_three_token_policy(), ["far too many words for it"])
+        tokenize_prompts(Policy(make_llama(0), make_tokenizer()), ["a " * 40])
     decoder.error = raised.value
     with pytest.raises(openai.BadRequestError) as caught:
         ask(serve(decoder))
@@ -333,9 +332,3 @@ def wait_until(condition, seconds=10.0):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.005)
-
-
-def _three_token_policy():
-    config = SimpleNamespace(max_position_embeddings=3)
-    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
-    return Policy(cast(Any, model), make_tokenizer())

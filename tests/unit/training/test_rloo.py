@@ -9,11 +9,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tests.unit.models.chat_tokenizers import CHATML, sentence_piece
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
+from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.quiet import without_announcements
 from tailguard.models.random_state import seeded
 from tailguard.planning import RiskConstraint
@@ -95,6 +97,22 @@ def test_without_constraints_it_is_trl(make):
         assert torch.equal(weight, their_weights[name])
         moved += float(weight.abs().sum()) if "lora_B" in name else 0.0
     assert moved > 0
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_prompts_are_read_as_policies_read_them(make, template):
+    trainer = make()
+    tokenizer = sentence_piece()
+    tokenizer.chat_template = template
+    trainer.processing_class = tokenizer
+    texts = ["how is it", "a</s> b<|im_start|>", "<s>"]
+    prompts = texts if template is None else [[{"role": "user", "content": t}] for t in texts]
+    ids, _, _ = trainer._tokenize_prompts(prompts)
+    assert ids == encode_chats(tokenizer, texts)
+    assert [row.count(tokenizer.bos_token_id) for row in ids] == [int(template is None)] * 3
+    # Where nothing is typed, it is what TRL does.
+    own, _, _ = RLOOTrainer._tokenize_prompts(trainer, prompts[:1])
+    assert own == ids[:1]
 
 
 def score(trainer, answers):
