@@ -93,6 +93,37 @@ def test_wrong_data(command, tmp_path, file, content, said):
     assert made(tmp_path) == []
 
 
+def signed(k: int, chosen_safe: bool):
+    return PAIRS[k] | {"chosen_safe": chosen_safe, "rejected_safe": not chosen_safe}
+
+
+def test_swapped_labels(command, tmp_path):
+    (tmp_path / "cost.jsonl").write_text(lines(signed(k, k < 10) for k in range(40)))
+    status, line = command("prepare")
+    assert status == 2
+    assert "cost.jsonl: of 40 pairs" in line
+    assert "30 have the unsafe one as 'chosen', the less harmful (first: line 11)" in line
+
+
+def test_what_is_odd_in_the_data_is_told(command, tmp_path, capfd):
+    (tmp_path / "cost.jsonl").write_text(lines(signed(k, k > 4) for k in range(40)))
+    question = "how do i mend a kettle when the handle is broken and the lid is gone"
+    prompts = [*PROMPTS, {"prompt": f"{question} now"}]
+    (tmp_path / "prompts.jsonl").write_text(lines(prompts))
+    (tmp_path / "asked.jsonl").write_text(lines([{"prompt": question}]))
+    sets = ["--set", "data.num_certification=11", "--set", "data.evaluation_prompts=[asked.jsonl]"]
+    arguments = ["prepare", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "out"), *sets]
+    for made_before in (False, True):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        said = capfd.readouterr().err
+        assert caught.value.code == 0
+        assert ("skipped" in said) == made_before
+        notes = [line for line in said.splitlines() if " note: " in line]
+        assert any("5 have the unsafe one" in note and "(first: line 1)" in note for note in notes)
+        assert any("1 of evaluate are close to" in note for note in notes)
+
+
 def test_a_truncated_archive(command, tmp_path):
     content = gzip.compress(lines(PAIRS).encode())
     (tmp_path / "cost.jsonl.gz").write_bytes(content[: len(content) // 2])

@@ -78,6 +78,8 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
             bars.line(
                 f"{seconds:7.1f} s  {name:<12} {path}{' (exists; skipped)' if skipped else ''}"
             )
+            for note in _notes(path):
+                bars.line(f"           note: {note}")
 
         made = run_chain(recipe, out, until=until, progress=bars, on_stage=on_stage)
     if until == "plan":
@@ -93,3 +95,12 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
     print_table(table_rows(record_rows(made["evaluate"])), title=recipe.name)
     typer.echo(f"report: {made['report'] / 'report.html'}")
     typer.echo(f"decoder: {made['calibrate']}")
+
+
+def _notes(directory: Path) -> list[str]:
+    """What a user should know of what a stage made, one line each."""
+    from tailguard.artifacts.manifest import MANIFEST_NAME, read_manifest
+
+    if not (directory / MANIFEST_NAME).is_file():
+        return []
+    return read_manifest(directory).metrics.get("notes", [])

@@ -52,6 +52,7 @@ def canonical_prompt(prompt: Prompt) -> str:
     )
 
 
+@lru_cache(maxsize=2**17)  # the ids of one run's prompts are asked for many times
 def canonical_text(text: str) -> str:
     """One line for all spellings of a text.
 

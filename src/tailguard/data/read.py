@@ -1,83 +1,66 @@
-"""Read preferences and prompts: JSONL (also gzipped), parquet, or a ``datasets`` name."""
+"""Read preferences and prompts from rows, in the forms in which people publish them."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeGuard, cast
+from typing import cast
 
+from tailguard.data.conversation import Message, is_text, read_messages, split_dialogue
+from tailguard.data.native_columns import by_numbered_answers, has_numbered_answers
+from tailguard.data.pair_faults import Placed, find_pair_faults
 from tailguard.data.records import Preference, Prompt
-from tailguard.errors import InputError, first_line
+from tailguard.data.rows import Row, read_rows
+from tailguard.errors import InputError, InputWarning
 
-# What stands in a row is unknown until it is checked, field by field, below.
-Row: TypeAlias = dict[str, object]
-
-
-def read_rows(source: str | Path) -> list[tuple[str, Row]]:
-    """Rows of a file or of a hub dataset, each with its place (file and line) for messages.
-
-    Args:
-        source: path ending in ``.jsonl``, ``.jsonl.gz`` or ``.parquet``; otherwise the name of
-            a dataset, optionally with ``:split`` (default ``train``).
-
-    Raises:
-        InputError: missing, empty, or malformed, with the line number.
-    """
-    path = Path(source)
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = list(_jsonl(path))
-    elif path.suffix == ".parquet":
-        rows = list(_parquet(path))
-    # A misspelt path must not be looked up on the hub, so what looks like a file is taken for one.
-    elif path.suffix in {".json", ".csv", ".txt", ".gz"} or path.exists():
-        raise InputError(f"{path}: give .jsonl, .jsonl.gz or .parquet")
-    else:
-        rows = list(_hub(str(source)))
-    if not rows:
-        raise InputError(f"{source}: is empty; at least one row is needed")
-    return rows
+_WHOLE = ("messages", "conversations")  # a conversation, its last answer included
+_SINGLE = ("completion", "response", "answer", "output", "completions")
+_PAIR_NEEDED = (
+    "a pair is needed: 'prompt', 'chosen' (the better answer) and 'rejected'; join two answers to the"
+    " same prompt, one judged better than the other"
+)
 
 
 def read_preferences(source: str | Path, kind: str) -> list[Preference]:
     """Pairs of answers.
 
-    A row has ``prompt``, ``chosen`` and ``rejected`` (text or chat messages), for cost also
-    ``chosen_safe`` and ``rejected_safe`` (booleans), or ``chosen_sign`` and ``rejected_sign``
-    (−1 safe, +1 unsafe), and optionally ``annotator`` and ``category``. A cost row may instead
-    have ``safe`` and ``unsafe``: the two answers themselves.
+    A row has ``chosen`` and ``rejected``: each an answer, a list of messages that ends with it, or a
+    whole conversation. The question is ``prompt``, a text or messages; without it, the conversations
+    tell it. For cost a row may have ``chosen_safe`` and ``rejected_safe`` (booleans), or
+    ``chosen_sign`` and ``rejected_sign`` (−1 safe, +1 unsafe), or ``safe`` and ``unsafe`` in place of
+    ``chosen`` and ``rejected``. The columns of PKU-SafeRLHF are read too. ``annotator`` and
+    ``category`` are optional.
 
     Args:
         source: as for :func:`read_rows`.
         kind: ``reward`` or ``cost``.
 
     Raises:
-        InputError: a field is missing, empty or of the wrong type, with file and line.
+        InputError: a field is missing, empty or of the wrong type, with file and line; or more labels
+            contradict the order of their pairs than noise explains.
+
+    Warns:
+        InputWarning: pairs that contradict their labels or each other, or compare nothing.
     """
-    preferences: list[Preference] = []
-    for where, row in read_rows(source):
-        prompt = _prompt(where, row)
-        # Two answers named by their safety are a comparison and two signs in one.
-        by_safety = kind == "cost" and "safe" in row and "unsafe" in row
-        chosen, rejected = ("safe", "unsafe") if by_safety else ("chosen", "rejected")
-        preferences.append(
-            Preference(
-                prompt=prompt,
-                chosen=_text(where, row, chosen),
-                rejected=_text(where, row, rejected),
-                chosen_safe=True if by_safety else _safe(where, row, chosen),
-                rejected_safe=False if by_safety else _safe(where, row, rejected),
-                annotator=_label(row, "annotator"),
-                category=_label(row, "category"),
-            )
-        )
-    return preferences
+    placed = read_placed_preferences(source, kind)
+    faults = find_pair_faults(placed, kind)
+    faults.require_order(str(source))
+    if said := faults.describe(str(source)):
+        warnings.warn(said, InputWarning, stacklevel=2)
+    return [pair for _, pair in placed]
+
+
+def read_placed_preferences(source: str | Path, kind: str) -> list[Placed]:
+    """As `read_preferences`, each pair with its place, and without a look at them together."""
+    return [(where, _preference(where, row, kind)) for where, row in read_rows(source)]
 
 
 def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> list[Prompt]:
     """Prompts of a file whose rows have a field ``prompt``.
+
+    Instead of it a row may have a conversation (``messages`` or ``conversations``), whose last
+    answer is left out, or the two conversations of a pair.
 
     Args:
         source: as for :func:`read_rows`.
@@ -98,93 +81,133 @@ def read_prompts(source: str | Path, only: Mapping[str, str] | None = None) -> l
     return prompts
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    yield where, _parsed(where, line)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path in the recipe") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot read it ({error})") from None
-
-
-def _parsed(where: str, line: bytes) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark first
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: malformed JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:  # bad UTF-8, huge numbers, deep nesting
-        raise InputError(f"{where}: cannot read it ({error})") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: a JSON object is needed, not {json.dumps(row)[:40]}")
-    return cast(Row, row)
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    from tailguard.data.table import read_table
-
-    columns = read_table(path)
-    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
-        yield f"{path}, row {number}", dict(zip(columns, values, strict=True))
-
-
-def _hub(name: str) -> Iterator[tuple[str, Row]]:
-    import datasets  # slow to load, and not needed for files
-
-    identifier, _, split = name.partition(":")
-    try:
-        found: object = datasets.load_dataset(identifier, split=split or "train")  # pyright: ignore[reportUnknownMemberType]
-        rows = cast("Iterable[Row]", found)
-    except Exception as error:  # noqa: BLE001 - the library raises many kinds; all mean: not found
-        reason = first_line(error)
-        raise InputError(f"{name}: neither a file nor a dataset ({reason})") from None
-    yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
-
-
 def _prompt(where: str, row: Row) -> Prompt:
-    prompt = row.get("prompt")
-    if _is_text(prompt) or _is_chat(prompt):
-        return prompt
-    raise InputError(f"{where}: no 'prompt' (a text, or messages with role and content)")
+    if row.get("prompt") is None and "chosen" in row and "rejected" in row:
+        return _shared_prompt(where, row, "chosen", "rejected")[0]
+    prompt = _asked(where, row)
+    if prompt is None:
+        raise _no_prompt(where, row)
+    return prompt
 
 
-def _text(where: str, row: Row, field: str) -> str:
-    value = row.get(field)
-    if _is_chat(value):
-        value = value[-1]["content"]
-    if not _is_text(value):
-        raise InputError(f"{where}: no '{field}' (the text of an answer)")
-    return value
+def _preference(where: str, row: Row, kind: str) -> Preference:
+    if has_numbered_answers(row):
+        row = by_numbered_answers(where, row, kind)
+    # Two answers named by their safety are a comparison and two signs in one.
+    by_safety = kind == "cost" and "safe" in row and "unsafe" in row
+    better, worse = ("safe", "unsafe") if by_safety else ("chosen", "rejected")
+    if row.get(better) is None and row.get(worse) is None:
+        single = next((name for name in _SINGLE if row.get(name) is not None), None)
+        if single is not None:  # KTO's rows, ratings, fine-tuning
+            raise InputError(f"{where}: '{single}' is one answer alone; {_PAIR_NEEDED}")
+    prompt, chosen, rejected = _shared_prompt(where, row, better, worse)
+    return Preference(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_safe=True if by_safety else _safe(where, row, better),
+        rejected_safe=False if by_safety else _safe(where, row, worse),
+        annotator=_label(where, row, "annotator"),
+        category=_label(where, row, "category"),
+    )
 
 
-def _is_chat(value: object) -> TypeGuard[list[dict[str, str]]]:
-    """Whether it is messages, the last of them with something in it."""
-    messages = cast("list[object]", value) if isinstance(value, list) else []
-    well_formed = bool(messages) and all(map(_is_message, messages))
-    return well_formed and _is_text(cast(Row, messages[-1])["content"])
+def _asked(where: str, row: Row) -> Prompt | None:
+    """What the row itself calls the prompt; None if it has none."""
+    name = next((name for name in ("prompt", *_WHOLE) if row.get(name) is not None), None)
+    if name is None:
+        return None
+    value = row[name]
+    if isinstance(value, str):
+        if not is_text(value):
+            raise _no_prompt(where, row)
+        turns = split_dialogue(value)
+        return turns if turns and turns[-1]["role"] == "user" else value
+    if not isinstance(value, list | dict):
+        raise _no_prompt(where, row)
+    fault = f"{where}: no '{name}' (a text, or messages with role and content)"
+    messages = read_messages(fault, cast(object, value))
+    if name in _WHOLE and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    if not messages or not is_text(messages[-1]["content"]):
+        raise _no_prompt(where, row)
+    if messages[-1]["role"] == "assistant":
+        raise InputError(
+            f"{where}: '{name}' ends with the assistant's turn; end it with the user's"
+        )
+    return messages
 
 
-def _is_message(value: object) -> bool:
-    if not isinstance(value, dict):
-        return False
-    message = cast(Row, value)
-    content = message.get("content")
-    # An assistant's turn may be empty, for example before a tool is called; the last one may not.
-    return isinstance(message.get("role"), str) and (_is_text(content) or content == "")
+def _no_prompt(where: str, row: Row) -> InputError:
+    there = ", ".join(ascii(name) for name in list(row)[:8])
+    return InputError(
+        f"{where}: no 'prompt' (a text, or messages with role and content); the row has {there or 'nothing'}"
+    )
 
 
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is text with something in it, and can be written as UTF-8."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        value.encode()  # JSON can spell half of a surrogate pair, which no tokenizer reads
-    except UnicodeEncodeError:
-        return False
-    return True
+def _shared_prompt(where: str, row: Row, better: str, worse: str) -> tuple[Prompt, str, str]:
+    """What both answers answer, and the two answers."""
+    asked = _asked(where, row)
+    (before_chosen, chosen), (before_rejected, rejected) = (
+        _answer(where, row, name, asked) for name in (better, worse)
+    )
+    start = _as_messages(asked)
+    first, second = (_joined(start, turns) for turns in (before_chosen, before_rejected))
+    # Turns that only one of the two has belong to the prompt: its answer makes sense after them alone.
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    if longer[: len(shorter)] != shorter:
+        at = next(k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        raise InputError(
+            f"{where}: '{better}' and '{worse}' differ from message {at + 1} on, before their last"
+            " answers; both must answer the same conversation"
+        )
+    if not longer:
+        raise _no_prompt(where, row)
+    if longer[-1]["role"] == "assistant" or not is_text(longer[-1]["content"]):
+        raise InputError(f"{where}: nobody asks anything before the answer in '{better}'")
+    # A prompt that was given alone stays as it was given.
+    return (asked if asked is not None and longer == start else longer), chosen, rejected
+
+
+def _answer(where: str, row: Row, name: str, asked: Prompt | None) -> tuple[list[Message], str]:
+    """The turns before the last answer, and that answer."""
+    value = row.get(name)
+    missing = InputError(f"{where}: no '{name}' (the text of an answer)")
+    if isinstance(value, str):
+        turns = split_dialogue(value)
+        if turns is None and asked is None:
+            raise _no_prompt(where, row)
+        turns = turns or [{"role": "assistant", "content": value}]
+    elif isinstance(value, list | dict):
+        turns = read_messages(str(missing), cast(object, value))
+    else:
+        raise missing
+    last = turns[-1]
+    if last["role"] != "assistant":
+        raise InputError(
+            f"{where}: '{name}' ends with a turn of the {ascii(last['role'])[1:-1]}; end it with the"
+            " assistant's answer"
+        )
+    if not is_text(last["content"]):
+        raise missing
+    return turns[:-1], last["content"]
+
+
+def _as_messages(prompt: Prompt | None) -> list[Message]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt or [])
+
+
+def _joined(start: list[Message], turns: Sequence[Message]) -> list[Message]:
+    """The prompt with the turns after it; turns that repeat it are not doubled."""
+    repeated = [turn for turn in turns if turn["role"] != "system"]
+    asked = [turn for turn in start if turn["role"] != "system"]
+    same = len(asked) <= len(repeated) and all(
+        (a["role"], a["content"].strip()) == (b["role"], b["content"].strip())
+        for a, b in zip(asked, repeated, strict=False)
+    )
+    if not same:
+        return [*start, *turns]
+    return list(turns) if len(repeated) < len(turns) else [*start, *repeated[len(asked) :]]
 
 
 def _safe(where: str, row: Row, answer: str) -> bool | None:
@@ -202,5 +225,10 @@ def _safe(where: str, row: Row, answer: str) -> bool | None:
     )
 
 
-def _label(row: Row, field: str) -> str | None:
-    return None if row.get(field) is None else str(row[field])
+def _label(where: str, row: Row, field: str) -> str | None:
+    if row.get(field) is None:
+        return None
+    label = str(row[field])
+    if label.isascii() or is_text(label):
+        return label
+    raise InputError(f"{where}: '{field}' is no text that can be written as UTF-8")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 
-from tailguard.errors import InputError
+from tailguard.errors import InputError, first_line
 
 # pyarrow ships no types. A cell is what its writer put in: readers know which column holds what.
 Cell: TypeAlias = Any
@@ -27,11 +27,33 @@ def read_table(path: Path) -> dict[str, list[Cell]]:
     """Columns of a parquet file, as lists.
 
     Raises:
-        InputError: it is not there or is not parquet.
+        InputError: it is not there, is not parquet, or holds what cannot be read, with its row.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path in the recipe")
     try:
-        return _parquet.read_table(path).to_pydict()
-    except (_arrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not parquet ({error})") from None
+        # Of this file alone: `read_table` would also take columns from the names of its folders.
+        with _parquet.ParquetFile(path) as file:
+            table = file.read()
+        names: list[str] = table.column_names
+    except (_arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: not parquet ({first_line(error)})") from None
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: two columns are called '{name}'; keep one")
+    return {name: _cells(path, name, table[name]) for name in names}
+
+
+def _cells(path: Path, name: str, column: Cell) -> list[Cell]:
+    try:
+        return column.to_pylist()
+    # Bytes that are no UTF-8 in a column of text, dates out of range.
+    except (_arrow.ArrowException, ValueError, OverflowError, NotImplementedError):
+        pass
+    for row, cell in enumerate(column, start=1):
+        try:
+            cell.as_py()
+        except (_arrow.ArrowException, ValueError, OverflowError, NotImplementedError) as error:
+            reason = first_line(error)
+            raise InputError(f"{path}, row {row}: cannot read '{name}' ({reason})") from None
+    raise InputError(f"{path}: cannot read '{name}'; its type is {column.type}")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tailguard.config import FileData, Recipe, SandboxData
-from tailguard.data import Preference, Prompt, PromptSplits, prompt_id
-from tailguard.pipeline.stages.prepare import pair_roles, read_data
+from tailguard.data import Preference, Prompt, prompt_id
+from tailguard.pipeline.stages.prepare import RawData, pair_roles, read_data
 
 FEWEST_LABELS = 20
 """Of each sign among the held-out pairs: with fewer, the zero of the cost is left where it is."""
@@ -45,13 +45,11 @@ def take_inventory(recipe: Recipe) -> Inventory:
     data = recipe.data
     if isinstance(data, SandboxData):
         return _of_sandbox(recipe, data)
-    pairs, splits = read_data(recipe)
-    return _counted(data, pairs, splits)
+    return _counted(data, read_data(recipe))
 
 
-def _counted(
-    data: FileData | SandboxData, pairs: Mapping[str, list[Preference]], splits: PromptSplits
-) -> Inventory:
+def _counted(data: FileData | SandboxData, raw: RawData) -> Inventory:
+    pairs, splits = raw.pairs, raw.splits
     roles = {kind: pair_roles(rows, data) for kind, rows in pairs.items()}
     held = {
         kind: [pair for pair, role in zip(rows, roles[kind], strict=True) if role == "validate"]
@@ -79,7 +77,7 @@ def _of_sandbox(recipe: Recipe, data: SandboxData) -> Inventory:
     """Without drawing everything: its numbers are in the recipe, and a few examples will do."""
     sizes = data.model_dump(exclude={"source"})
     few = {key: min(size, _NUM_EXAMPLES) for key, size in sizes.items()}
-    drawn = _counted(data, *read_data(recipe.model_copy(update={"data": SandboxData(**few)})))
+    drawn = _counted(data, read_data(recipe.model_copy(update={"data": SandboxData(**few)})))
     pairs = {"reward": data.num_reward_pairs, "cost": data.num_cost_pairs}
     benign = drawn.num_prompts["benign"] / few["num_evaluation"]
     return Inventory(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tailguard.artifacts import content_hash, files_below
 from tailguard.config import FileData, Recipe
+from tailguard.errors import InputError
 
 SANDBOX_MODEL = "sandbox"
 _FILES = (".jsonl", ".gz", ".parquet", ".json", ".csv", ".txt")
@@ -74,18 +75,33 @@ def file_hashes(recipe: Recipe) -> dict[str, str]:
         *data.evaluation_prompts,
         *data.benign_prompts,
     }
-    paths = {name: data_path(data, name) for name in sorted(names)}
+    found = {name: _local(data, name) for name in sorted(names)}
     return {
-        name: content_hash(path) if isinstance(path, Path) else f"hub:{path}"
-        for name, path in paths.items()
+        name: f"hub:{name.partition('?')[0]}" if local is None else content_hash(local[0])
+        for name, local in found.items()
     }
 
 
 def data_path(data: FileData, name: str) -> Path | str:
-    """A data file, relative to the data's root, or the name of a hub dataset.
+    """A data file or folder, relative to the data's root, or the name of a hub dataset.
 
-    A ``?field=value`` at the end is not part of the name.
+    A ``?field=value`` at the end is not part of the name. A folder may be followed by ``:split``.
+
+    Raises:
+        InputError: no file can have this name.
     """
+    local = _local(data, name)
+    return name.partition("?")[0] if local is None else Path(f"{local[0]}{local[1]}")
+
+
+def _local(data: FileData, name: str) -> tuple[Path, str] | None:
+    """The file or folder, and the split written behind it; None for a name of the hub."""
     file = name.partition("?")[0]
-    local = Path(data.root) / file
-    return local if local.exists() or Path(file).suffix in _FILES else file
+    folder, colon, split = file.partition(":")
+    root = Path(data.root)
+    try:
+        if (root / file).exists() or Path(file).suffix in _FILES:
+            return root / file, ""
+        return (root / folder, colon + split) if colon and (root / folder).is_dir() else None
+    except OSError as error:
+        raise InputError(f"data: '{name[:60]}': {error.strerror}; give another name") from None

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tailguard.config import FileData, Recipe, SandboxData
 from tailguard.data import (
+    Overlap,
     Preference,
     Prompt,
     PromptSplits,
+    describe_near_duplicates,
+    find_near_duplicates,
+    find_pair_faults,
     prompt_id,
-    read_preferences,
+    read_placed_preferences,
     read_prompts,
     split_prompts,
     with_prompts,
@@ -32,9 +37,14 @@ def _config(recipe: Recipe) -> dict[str, object]:
 
 def _build(work: Work) -> dict[str, object]:
     data = work.recipe.data
-    pairs, splits = read_data(work.recipe)
-    metrics: dict[str, object] = {}
-    for kind, rows in pairs.items():
+    raw = read_data(work.recipe)
+    splits = raw.splits
+    overlaps = near_duplicates(raw) if isinstance(data, FileData) else []
+    metrics: dict[str, object] = {
+        "near_duplicates": {f"{o.first}, {o.second}": o.count for o in overlaps},
+        "notes": [*raw.notes, *filter(None, [describe_near_duplicates(overlaps)])],
+    }
+    for kind, rows in raw.pairs.items():
         roles = pair_roles(rows, data)
         _write_pairs(work.directory / f"{kind}_pairs.parquet", rows, roles)
         metrics |= {f"num_{kind}_{role}": roles.count(role) for role in sorted(set(roles))}
@@ -89,14 +99,41 @@ def taught_prompt_ids(directory: Path) -> set[str]:
     return {prompt_id(prompt) for prompt in prompts}
 
 
-def read_data(recipe: Recipe) -> tuple[dict[str, list[Preference]], PromptSplits]:
-    """Pairs by kind, and the prompts in their splits: all that the artifact will hold.
+@dataclass(frozen=True)
+class RawData:
+    """All that the artifact will hold.
+
+    Attributes:
+        pairs: kind of score → pairs.
+        splits: prompts by what they are for.
+        notes: what a user should know of the files, one line each.
+    """
+
+    pairs: dict[str, list[Preference]]
+    splits: PromptSplits
+    notes: tuple[str, ...] = ()
+
+
+def read_data(recipe: Recipe) -> RawData:
+    """Read, or draw, the pairs and prompts of a recipe.
 
     Raises:
         InputError: a file is missing or wrong, with its line; too few prompts.
     """
     data = recipe.data
     return _files(recipe, data) if isinstance(data, FileData) else _sandbox(recipe, data)
+
+
+def near_duplicates(raw: RawData) -> list[Overlap]:
+    """Prompts that are close to one of another split; the pairs' are a split too.
+
+    In the sandbox all requests are made from templates, so only files are worth asking about.
+    """
+    splits = {name: getattr(raw.splits, name) for name in raw.splits.names()}
+    pairs = _distinct([pair.prompt for rows in raw.pairs.values() for pair in rows])
+    # Benign prompts may well be among those that are evaluated on.
+    found = find_near_duplicates({"pairs": pairs} | splits)
+    return [o for o in found if (o.first, o.second) != ("evaluate", "benign")]
 
 
 def pair_roles(pairs: Sequence[Preference], data: FileData | SandboxData) -> list[str]:
@@ -112,18 +149,14 @@ def pair_roles(pairs: Sequence[Preference], data: FileData | SandboxData) -> lis
     ]
 
 
-def _files(recipe: Recipe, data: FileData) -> tuple[dict[str, list[Preference]], PromptSplits]:
-    for name in (*data.reward_pairs, *data.cost_pairs):
-        if "?" in name:
-            raise InputError(
-                f"data: '{name}': only prompts can be selected by ?field=value; give a file with"
-                " just these pairs"
-            )
-    pairs = {
-        kind: [pair for name in names for pair in read_preferences(data_path(data, name), kind)]
-        for kind, names in (("reward", data.reward_pairs), ("cost", data.cost_pairs))
-        if names
-    }
+def _files(recipe: Recipe, data: FileData) -> RawData:
+    pairs: dict[str, list[Preference]] = {}
+    notes: list[str] = []
+    for kind, names in (("reward", data.reward_pairs), ("cost", data.cost_pairs)):
+        for name in names:
+            found, note = _read_pairs(data, name, kind)
+            pairs[kind] = [*pairs.get(kind, []), *found]
+            notes += [note] if note else []
     evaluate = _distinct(_read(data, data.evaluation_prompts))
     benign = _distinct(_read(data, data.benign_prompts))
     asked = {*map(prompt_id, (*evaluate, *benign))}
@@ -141,10 +174,24 @@ def _files(recipe: Recipe, data: FileData) -> tuple[dict[str, list[Preference]],
         },
         generator=numpy_generator(recipe, "prompts"),
     )
-    return pairs, PromptSplits(train, calibrate, certify, evaluate, benign)
+    return RawData(pairs, PromptSplits(train, calibrate, certify, evaluate, benign), tuple(notes))
 
 
-def _sandbox(recipe: Recipe, data: SandboxData) -> tuple[dict[str, list[Preference]], PromptSplits]:
+def _read_pairs(data: FileData, name: str, kind: str) -> tuple[list[Preference], str]:
+    """The pairs of one file, and what is odd in them."""
+    if "?" in name:
+        raise InputError(
+            f"data: '{name}': only prompts can be selected by ?field=value; give a file with"
+            " just these pairs"
+        )
+    source = data_path(data, name)
+    placed = read_placed_preferences(source, kind)
+    faults = find_pair_faults(placed, kind)
+    faults.require_order(str(source))
+    return [pair for _, pair in placed], faults.describe(str(source))
+
+
+def _sandbox(recipe: Recipe, data: SandboxData) -> RawData:
     from tailguard.lab import sandbox
 
     def draw(num: int, split: str) -> list[Prompt]:
@@ -169,7 +216,9 @@ def _sandbox(recipe: Recipe, data: SandboxData) -> tuple[dict[str, list[Preferen
         evaluate=evaluate,
         benign=[prompt for prompt in evaluate if _deserves_help(str(prompt))],
     )
-    return {kind: [Preference(**row) for row in rows] for kind, rows in pairs.items()}, splits
+    return RawData(
+        {kind: [Preference(**row) for row in rows] for kind, rows in pairs.items()}, splits
+    )
 
 
 def _deserves_help(prompt: str) -> bool:
