@@ -57,12 +57,19 @@ class CachedRows:
             # Doubled, as the cache is.
             self._mask = mask = _extend(mask, 2 * self._length)
             self._positions = self._number(mask)
+        positions: Tensor | None = None
+        if self._positions is not None:
+            positions = self._positions[:, start : self._length]
+        elif start:
+            # Some models (Bamba) would count from 0 again, whatever their cache holds.
+            positions = torch.arange(start, self._length, device=token_ids.device)
+            positions = positions.expand(token_ids.shape)
         self.num_passes += 1
         return self._forward(
             token_ids,
             num_logits,
             mask=None if mask is None else mask[:, : self._length],
-            positions=None if self._positions is None else self._positions[:, start : self._length],
+            positions=positions,
             cache=self._cache,
             with_hidden=with_hidden,
         )

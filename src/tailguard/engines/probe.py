@@ -81,6 +81,21 @@ class Probe:
         return None
 
     def _scenario(self, policy: SinglePolicy) -> Iterator[_Tried]:
+        yield from self._one_row(policy)
+        yield from self._several_rows(policy)
+
+    def _one_row(self, policy: SinglePolicy) -> Iterator[_Tried]:
+        """A row alone, which has no padding, and which is read without a mask."""
+        member, hidden = policy.policy, self.has_hidden
+        encoded = pad_left(self.prompts[:1], pad_token_id=member.pad_token_id, device=member.device)
+        rows, step = policy.prefill(encoded, 1, with_hidden=hidden)
+        yield _Tried.step("a prompt", step, [0], 0)
+        step = rows.step(torch.tensor(self.common[:1], device=member.device), with_hidden=hidden)
+        yield _Tried.step("one more token", step, [0], 1)
+        several = torch.tensor([self.ends[0][:_NUM_READ]], device=member.device)
+        yield _Tried("several more tokens", rows.read(several), None, [0], 2)
+
+    def _several_rows(self, policy: SinglePolicy) -> Iterator[_Tried]:
         """All that is done with rows, one after the other on the same rows."""
         member, hidden = policy.policy, self.has_hidden
 
@@ -96,7 +111,7 @@ class Probe:
         rows, step = policy.prefill(encoded, 1, with_hidden=hidden)
         yield _Tried.step("prompts of unlike lengths", step, firsts, 0)
         step = rows.step(on_device(self.common), with_hidden=hidden)
-        yield _Tried.step("one more token", step, firsts, 1)
+        yield _Tried.step("one more token in each", step, firsts, 1)
         several = torch.stack([column(both, i) for i in range(_NUM_READ)], dim=1)
         origin = on_device(both) // 2
         forked = rows.fork(origin, 1)  # too little room, so that buffers grow

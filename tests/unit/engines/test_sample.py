@@ -5,16 +5,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    JambaConfig,
-    JambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-)
+from tests.unit.engines.tiny_models import tiny_model
 
 from tailguard.engines import (
     EngineMode,
@@ -194,74 +185,8 @@ def test_the_models_mode_is_restored(build_llama, build_tokenizer):
     assert policy.model.training
 
 
-def other_models():
-    small: dict[str, Any] = {
-        "vocab_size": 4,
-        "eos_token_id": 0,
-        "bos_token_id": None,
-        "pad_token_id": 0,
-    }
-    yield GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, **small))
-    yield GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=32,
-            **small,
-        )
-    )
-    yield MistralForCausalLM(
-        MistralConfig(
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=16,
-            sliding_window=4,
-            max_position_embeddings=32,
-            **small,
-        )
-    )
-    yield JambaForCausalLM(
-        JambaConfig(
-            hidden_size=16,
-            num_hidden_layers=2,
-            attn_layer_period=2,
-            attn_layer_offset=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=16,
-            num_experts=1,
-            mamba_d_state=4,
-            mamba_dt_rank=4,
-            use_mamba_kernels=False,
-            max_position_embeddings=32,
-            **small,
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    "which", range(4), ids=["learned positions", "rotary", "sliding window", "recurrent"]
-)
-def test_other_architectures(which, build_tokenizer, oracle):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = list(other_models())[which].double().eval()
-    policy = Policy(model, build_tokenizer())
-    drawn = sample_responses(policy, PROMPTS, num_samples=6, max_new_tokens=10, generator=seeded(9))
-    prompts = [PROMPTS[i] for i in drawn.prompt_index]
-    forced = response_log_probs(policy, prompts, drawn.token_rows)
-    for i, response in enumerate(drawn.token_rows):
-        expected = recomputed(policy, prompts[i], response, oracle)
-        assert float(drawn.log_probs[i]) == pytest.approx(expected, abs=1e-4)
-        assert float(forced[i]) == pytest.approx(expected, abs=1e-4)
-
-
 def test_what_fills_up_a_row_may_lie_past_the_context(build_tokenizer, oracle):
-    model = next(other_models()).double().eval()  # 32 learned positions and no more
+    model = tiny_model("gpt2", vocab_size=4, n_positions=32, dtype=torch.float64)
     policy = Policy(model, build_tokenizer())
     prompts, responses = [" ".join(["a"] * 20), "b"], [[1, 2], [3] * 28]
     found = response_log_probs(policy, prompts, responses)
