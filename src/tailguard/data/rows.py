@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from tailguard.errors import InputError, first_line
 # What stands in a row is unknown until it is checked, field by field.
 Row: TypeAlias = dict[str, object]
 
-_SHARDS = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
+# What `save_to_disk` leaves in a folder: the names of the splits, and of the files of one.
+_SPLITS, _STATE = "dataset_dict.json", "state.json"
+_COLON = re.compile(r":(?![^\[]*\])")  # but not the one of a slice, as in name:train[:10%]
 
 
 def read_rows(source: str | Path) -> list[tuple[str, Row]]:
@@ -24,7 +27,8 @@ def read_rows(source: str | Path) -> list[tuple[str, Row]]:
         source: a file that ends in ``.jsonl``, ``.jsonl.gz``, ``.parquet`` or ``.json`` (one array
             of objects); a folder by ``datasets.save_to_disk``, or one laid out as a dataset on the
             hub; otherwise the name of such a dataset, ``owner/name`` or ``owner/name/folder``. A
-            folder or a name may end in ``:split`` (default ``train``) or ``:configuration:split``.
+            folder or a name may end in ``:split`` (default ``train``; a part of one as
+            ``train[:10%]``) or ``:configuration:split``.
 
     Raises:
         InputError: missing, empty, or malformed, with the line or row.
@@ -105,16 +109,63 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _dataset(name: str) -> Iterator[tuple[str, Row]]:
-    identifier, *rest = [name] if _is_folder(name) else name.split(":")
+    identifier, *rest = [name] if _is_folder(name) else _COLON.split(name)
     if len(rest) > 2:
         raise InputError(f"{name}: write a dataset as name, name:split or name:configuration:split")
     split = (rest[-1] if rest else "") or "train"
-    number = 0
+    folder = Path(identifier)
+    if _is_folder(identifier) and ((folder / _SPLITS).exists() or (folder / _STATE).exists()):
+        rows = _saved(folder, split)
+    else:
+        rows = _loaded(name, identifier, rest[:-1], split)
+    yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+
+
+def _saved(folder: Path, split: str) -> Iterator[Row]:
+    """Rows of what ``datasets.save_to_disk`` wrote."""
+    from tailguard.data.table import read_arrow_stream
+
+    if (folder / _SPLITS).exists():
+        splits = _field(folder / _SPLITS, "splits")
+        if split not in splits:
+            raise InputError(
+                f"{folder}: no split '{split}'; there are {', '.join(map(str, splits))}"
+            )
+        folder = folder / split
+    for shard in _field(folder / _STATE, "_data_files"):
+        name = cast(Row, shard).get("filename") if isinstance(shard, dict) else None
+        if not isinstance(name, str) or name != Path(name).name:
+            raise InputError(f"{folder / _STATE}: names no file of this folder; save it again")
+        columns = read_arrow_stream(folder / name)
+        yield from (
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        )
+
+
+def _field(path: Path, name: str) -> list[object]:
+    content = _object(str(path), _parsed(str(path), b"".join(_lines(path)))).get(name)
+    if not isinstance(content, list):
+        raise InputError(f"{path}: has no list '{name}'; save the dataset again")
+    return cast("list[object]", content)
+
+
+def _loaded(
+    name: str, identifier: str, configuration: list[str], split: str
+) -> Iterator[Mapping[str, object]]:
+    import datasets  # slow to load, and not needed for files
+
+    number, options = 0, {}
+    if not _is_folder(identifier):
+        owner, *rest = identifier.split("/", 2)
+        identifier = "/".join([owner, *rest[:1]])
+        options = {"data_dir": rest[1]} if rest[1:] else {}
     try:
-        for number, row in enumerate(_loaded(identifier, rest[:-1], split), start=1):
-            yield f"{name}, row {number}", dict(row)
-    except InputError:
-        raise
+        load = cast(Any, datasets).load_dataset
+        rows = cast(Iterable[Row], load(identifier, *configuration, split=split, **options))
+        for row in rows:
+            yield row
+            number += 1
     except Exception as error:  # noqa: BLE001 - the library raises many kinds
         reason = first_line(error)
         if number:
@@ -125,28 +176,6 @@ def _dataset(name: str) -> Iterator[tuple[str, Row]]:
                 " give .jsonl, .jsonl.gz or .parquet"
             ) from None
         raise InputError(f"{name}: neither a file nor a dataset ({reason})") from None
-
-
-def _loaded(
-    identifier: str, configuration: list[str], split: str
-) -> Iterable[Mapping[str, object]]:
-    import datasets  # slow to load, and not needed for files
-
-    library = cast(Any, datasets)
-    if _is_folder(identifier):
-        if any((Path(identifier) / name).is_file() for name in _SHARDS):
-            found = library.load_from_disk(identifier)
-            if not isinstance(found, library.DatasetDict):
-                return found
-            if split not in found:
-                raise ValueError(f"no split '{split}'; there are {', '.join(found)}")
-            return found[split]
-        return library.load_dataset(identifier, *configuration, split=split)
-    owner, _, rest = identifier.partition("/")
-    repository, _, folder = rest.partition("/")
-    options = {"data_dir": folder} if folder else {}
-    full = f"{owner}/{repository}" if repository else owner
-    return library.load_dataset(full, *configuration, split=split, **options)
 
 
 def _is_folder(name: str) -> bool:

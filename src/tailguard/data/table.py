@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from tailguard.errors import InputError, first_line
@@ -16,6 +17,7 @@ from tailguard.errors import InputError, first_line
 Cell: TypeAlias = Any
 _arrow = cast(Cell, pyarrow)
 _parquet = cast(Cell, pq)
+_ipc = cast(Cell, pyarrow.ipc)
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Cell] | np.ndarray]) -> None:
@@ -38,6 +40,27 @@ def read_table(path: Path) -> dict[str, list[Cell]]:
         names: list[str] = table.column_names
     except (_arrow.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: not parquet ({first_line(error)})") from None
+    return _columns(path, names, table)
+
+
+def read_arrow_stream(path: Path) -> dict[str, list[Cell]]:
+    """Columns of a shard by ``datasets.save_to_disk``, as lists.
+
+    Raises:
+        InputError: it is not there, or is damaged.
+    """
+    try:
+        # Through memory, and checked in full: a damaged file that is mapped ends the process.
+        with _ipc.open_stream(path.read_bytes()) as stream:
+            table = stream.read_all()
+        table.validate(full=True)
+        names: list[str] = table.column_names
+    except (_arrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: cannot read it ({first_line(error)})") from None
+    return _columns(path, names, table)
+
+
+def _columns(path: Path, names: Sequence[str], table: Cell) -> dict[str, list[Cell]]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: two columns are called '{name}'; keep one")

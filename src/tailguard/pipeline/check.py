@@ -101,6 +101,7 @@ def budget_unit(recipe: Recipe) -> str:
 
 def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Iterator[str]:
     yield budget_unit(recipe)
+    yield from inventory.notes
     if not recipe.scorers.cost_model:
         yield from _labels(inventory)
     answers = recipe.data.num_prompts * recipe.bank.num_samples

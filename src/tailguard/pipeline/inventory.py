@@ -26,6 +26,7 @@ class Inventory:
         num_held_labels: ``safe`` and ``unsafe`` → answers so labelled in those pairs.
         prompts: some of the prompts to train on.
         pairs: kind of score → some of its pairs.
+        notes: what is odd in the files, one line each.
     """
 
     num_prompts: Mapping[str, int]
@@ -34,6 +35,7 @@ class Inventory:
     num_held_labels: Mapping[str, int]
     prompts: list[Prompt]
     pairs: Mapping[str, list[Preference]]
+    notes: tuple[str, ...] = ()
 
 
 def take_inventory(recipe: Recipe) -> Inventory:
@@ -70,6 +72,7 @@ def _counted(data: FileData | SandboxData, raw: RawData) -> Inventory:
         num_held_labels=labels,
         prompts=splits.train[:_NUM_EXAMPLES],
         pairs={kind: rows[:_NUM_EXAMPLES] for kind, rows in pairs.items()},
+        notes=raw.notes,
     )
 
 

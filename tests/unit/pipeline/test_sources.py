@@ -22,7 +22,24 @@ def test_files_hub_names_and_conditions(tmp_path):
     assert data_path(data, "a.jsonl.gz?label=safe") == tmp_path / "a.jsonl.gz"
     assert data_path(data, "gone.parquet") == tmp_path / "gone.parquet"
     assert data_path(data, "here") == tmp_path / "here"
+    assert data_path(data, "here:test?label=safe") == tmp_path / "here:test"
     assert data_path(data, "org/dataset") == "org/dataset"
+    assert data_path(data, "org/dataset:test?label=safe") == "org/dataset:test"
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(InputError, match=r"data: 'aaa.*name too long"):
+        data_path(_data(tmp_path), "a" * 1000)
+
+
+def test_a_folders_hash_is_that_of_its_files_whatever_the_split(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "part").write_text("one")
+    recipe = Recipe(data=_data(tmp_path, "here:test", "here"))
+    before = file_hashes(recipe)
+    assert before["here"] == before["here:test"]
+    (tmp_path / "here" / "part").write_text("two")
+    assert file_hashes(recipe)["here:test"] != before["here:test"]
 
 
 def test_an_edited_file_has_another_hash_and_a_condition_does_not_hide_it(tmp_path):
