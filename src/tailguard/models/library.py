@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from tailguard.errors import InputError
-from tailguard.models.quiet import quiet_transformers, without_announcements
+from tailguard.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import AddedToken, BatchEncoding
@@ -199,20 +198,6 @@ def _from_pretrained(kind: object, *where: object, **options: object) -> Any:
     return cast(Any, kind).from_pretrained(*where, **options)
 
 
-def open_peft(model: LanguageModel, adapter: Path, *, trainable: bool = False) -> LanguageModel:
-    """The model with a LoRA adapter from a folder; only a trainable one takes gradients."""
-    from peft import PeftModel
-
-    with without_announcements():
-        return _from_pretrained(PeftModel, model, str(adapter), is_trainable=trainable)
-
-
-def merge_peft(model: LanguageModel, adapter: Path) -> LanguageModel:
-    """The model with a LoRA adapter added to its weights, so that it runs as fast as before."""
-    with without_announcements():
-        return cast(Any, open_peft(model, adapter)).merge_and_unload()
-
-
 @contextmanager
 def only_columns(model: LanguageModel, columns: Tensor) -> Generator[None]:
     """Logits of forward passes inside at chosen columns [n, k] of each row alone: [n, k, vocab].
@@ -234,11 +219,6 @@ def only_columns(model: LanguageModel, columns: Tensor) -> Generator[None]:
         yield
     finally:
         hook.remove()
-
-
-def vocabulary_size(model: LanguageModel) -> int:
-    """How many token ids the model can read; a padded vocabulary has more than the tokenizer."""
-    return len(cast(Tensor, model.get_input_embeddings().weight))
 
 
 def special_token_id(tokenizer: Tokenizer, name: str) -> int | None:

@@ -6,7 +6,6 @@ A tokenizer with a chat template renders prompts as chats; one without continues
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, first_line
+from tailguard.models.adapter import merge_adapter_folder
 from tailguard.models.chat_text import render_prompt
 from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.checkpoint import require_checkpoint
@@ -28,7 +28,6 @@ from tailguard.models.library import (
     Tokenizer,
     load_causal_lm,
     load_tokenizer,
-    merge_peft,
     special_token_id,
 )
 from tailguard.models.quiet import quiet_transformers
@@ -138,12 +137,13 @@ def load_policy(
 
     Args:
         path: the checkpoint; weights must be safetensors.
-        adapter: a peft LoRA adapter, merged into the weights.
+        adapter: a peft LoRA adapter, merged into the weights where that changes nothing else.
         trust_remote_code: let the checkpoint's own Python run.
         device: where to put it. Weights are float32 on a CPU, else as stored.
 
     Raises:
-        InputError: nothing there, not a causal LM, or weights that are not safetensors.
+        InputError: nothing there, not a causal LM, weights that are not safetensors, or an adapter
+            that is not whole.
     """
     require_checkpoint(path, "policy")
     name = f"policy {str(path)!r}"
@@ -172,7 +172,7 @@ def load_policy(
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     if adapter is not None:
-        policy = replace(policy, model=_merge_adapter(model, Path(adapter)).eval())
+        policy = replace(policy, model=merge_adapter_folder(model, Path(adapter)).eval())
     _check_causal(policy.model, str(path))
     return policy
 
@@ -232,19 +232,6 @@ def pad_left(
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(length)[None, :] >= (length - lengths)[:, None]
     return EncodedPrompts(token_ids.to(device), mask.to(device))
-
-
-def _merge_adapter(model: LanguageModel, adapter: Path) -> LanguageModel:
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json: give a peft folder")
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"adapter {str(adapter)!r} has no adapter_model.safetensors")
-    try:
-        return merge_peft(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"adapter {str(adapter)!r} cannot be loaded: {first_line(error)}"
-        ) from error
 
 
 def _check_causal(model: LanguageModel, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from tailguard.training.adapters import TrainedAdapter, open_adapter, save_adapter
 from tailguard.training.cost_window import CostWindow
+from tailguard.training.coverage import Coverage, coverage
 from tailguard.training.distillation import DistillationSettings, distil
 from tailguard.training.dual import Dual, DualState, PlannedConstraint
 from tailguard.training.on_policy import RewardAndCost, RLOOSettings, train_rloo
@@ -11,6 +12,7 @@ from tailguard.training.rloo import RiskConstrainedRLOOTrainer
 __all__ = [
     "PID",
     "CostWindow",
+    "Coverage",
     "DistillationSettings",
     "Dual",
     "DualState",
@@ -20,6 +22,7 @@ __all__ = [
     "RewardAndCost",
     "RiskConstrainedRLOOTrainer",
     "TrainedAdapter",
+    "coverage",
     "distil",
     "newton_scale",
     "open_adapter",

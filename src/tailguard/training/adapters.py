@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from tailguard.errors import InputError
-from tailguard.models.library import LanguageModel, open_peft
+from tailguard.models.adapter import open_adapter_folder
+from tailguard.models.library import LanguageModel
 from tailguard.models.policy import Policy, load_policy
 from tailguard.models.quiet import without_announcements
 from tailguard.models.random_state import seeded
-
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from tailguard.training.coverage import Coverage, lora_config
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class TrainedAdapter:
 
     Attributes:
         path: a plain peft folder.
+        coverage: what of the policy it moves.
         curve: one dict of figures per step.
         seconds: wall-clock time of the training.
     """
 
     path: Path
+    coverage: Coverage
     curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     seconds: float = 0.0
 
@@ -34,7 +36,7 @@ class TrainedAdapter:
 def open_adapter(
     base: str | Path, start_adapter: Path | None = None, *, rank: int = 16, seed: int = 0
 ) -> Policy:
-    """The base policy with a trainable LoRA adapter on its attention and MLP projections.
+    """The base policy with a trainable LoRA adapter on all that `coverage` covers.
 
     Args:
         base: checkpoint of the base policy, which stays frozen: it is the reference π_ref.
@@ -48,25 +50,17 @@ def open_adapter(
     Raises:
         InputError: nothing there, or an adapter that is not one.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     policy = load_policy(base)
     if start_adapter is not None:
-        if not (Path(start_adapter) / "adapter_config.json").is_file():
-            raise InputError(f"start_adapter={str(start_adapter)!r}: no adapter_config.json there")
-        return replace(policy, model=open_peft(policy.model, Path(start_adapter), trainable=True))
+        model = open_adapter_folder(policy.model, Path(start_adapter), trainable=True)
+        return replace(policy, model=model)
     if rank < 1:
         raise InputError(f"rank={rank}: give at least 1")
-    names = {name.rpartition(".")[2] for name, _ in policy.model.named_modules()}
-    targets = [name for name in _PROJECTIONS if name in names]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=targets or "all-linear",  # other architectures: peft leaves the head out
-        task_type="CAUSAL_LM",
-    )
     # peft draws the first weights from the global generator.
     with seeded(seed), without_announcements():
+        config = lora_config(policy.model, rank)
         return replace(policy, model=cast(Any, get_peft_model)(policy.model, config))
 
 
@@ -81,7 +75,8 @@ def save_adapter(model: LanguageModel, folder: Path) -> Path:
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"] = sorted(cast("list[str]", config["target_modules"]))
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(config[key], list):
+            config[key] = sorted(cast("list[str]", config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return folder

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
-from tailguard.models.library import vocabulary_size
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
+from tailguard.models.tokenizer_check import num_embeddings
 from tailguard.training.adapters import TrainedAdapter, open_adapter, save_adapter
+from tailguard.training.coverage import coverage
 from tailguard.training.weighted_likelihood import (
     Progress,
     Row,
@@ -122,7 +123,7 @@ def distil(
         )
         cast(Any, trainer).train()
     path = save_adapter(policy.model, Path(out))
-    return TrainedAdapter(path, trainer.curve, time.perf_counter() - start)
+    return TrainedAdapter(path, coverage(policy.model), trainer.curve, time.perf_counter() - start)
 
 
 def resample(
@@ -169,7 +170,7 @@ def _check_tokens(
 ) -> list[list[int]]:
     """The prompts' tokens, once every answer is known to be this policy's and to fit behind them."""
     prompt_ids = tokenize_prompts(policy, prompts)
-    num_tokens = vocabulary_size(policy.model)
+    num_tokens = num_embeddings(policy.model)
     for x, answers in enumerate(token_ids):
         for i, answer in enumerate(answers):
             length = len(prompt_ids[x]) + len(answer)

@@ -28,6 +28,7 @@ from tailguard.training.adapters import (
     open_adapter,
     save_adapter,
 )
+from tailguard.training.coverage import coverage
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.pid import PID
 from tailguard.training.rloo import RiskConstrainedRLOOTrainer
@@ -158,7 +159,7 @@ def train_rloo(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         path = save_adapter(trainer.accelerator.unwrap_model(trainer.model), Path(out))
-    return TrainedAdapter(path, recorder.curve, time.perf_counter() - start)
+    return TrainedAdapter(path, coverage(policy.model), recorder.curve, time.perf_counter() - start)
 
 
 def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:

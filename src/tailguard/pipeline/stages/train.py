@@ -55,7 +55,10 @@ def _build(work: Work) -> dict[str, object]:
     paths = map_side_by_side(_train, work, targets)
     made = {target.name: path for target, path in zip(targets, paths, strict=True)}
     write_json(work.directory / POLICIES_NAME, made)
-    return {name: read_manifest(work.root / path).metrics for name, path in made.items()}
+    metrics = {name: read_manifest(work.root / path).metrics for name, path in made.items()}
+    # All policies are of one base, so that one line serves for all.
+    notes = dict.fromkeys(str(figures["covers"]) for figures in metrics.values())
+    return {**metrics, "notes": list(notes)}
 
 
 STAGE = Stage(
@@ -147,7 +150,7 @@ def _train(work: Work, target: PlannedTarget) -> str:
 def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[str, object]:
     settings = work.recipe.train
     out = directory / (_DISTILLED_NAME if settings.num_steps else ADAPTER_NAME)
-    distilled = _distil(work, target, out)
+    trained = distilled = _distil(work, target, out)
     curves = {"distillation": distilled.curve}
     if settings.num_steps:
         trained = _on_policy(work, target, distilled.path, directory / ADAPTER_NAME)
@@ -155,7 +158,8 @@ def _build_policy(work: Work, target: PlannedTarget, directory: Path) -> dict[st
         shutil.rmtree(out)
     write_json(directory / CURVES_NAME, curves)
     last: dict[str, object] = {f"last_{key}": rows[-1] for key, rows in curves.items()}
-    return {"target": target.to_json()} | last
+    covered = {"covers": trained.coverage.describe(), "coverage": trained.coverage.to_json()}
+    return {"target": target.to_json(), **covered, **last}
 
 
 def _distil(work: Work, target: PlannedTarget, out: Path) -> TrainedAdapter:
