@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -53,6 +53,8 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
 
 def read_placed_preferences(source: str | Path, kind: str) -> list[Placed]:
     """As `read_preferences`, each pair with its place, and without a look at them together."""
+    if kind not in ("reward", "cost"):
+        raise InputError(f"kind={kind!r}: give 'reward' or 'cost'")
     return [(where, _preference(where, row, kind)) for where, row in read_rows(source)]
 
 
@@ -152,7 +154,8 @@ def _shared_prompt(where: str, row: Row, better: str, worse: str) -> tuple[Promp
         _answer(where, row, name, asked) for name in (better, worse)
     )
     start = _as_messages(asked)
-    first, second = (_joined(start, turns) for turns in (before_chosen, before_rejected))
+    first = _joined(where, better, start, before_chosen)
+    second = _joined(where, worse, start, before_rejected)
     # Turns that only one of the two has belong to the prompt: its answer makes sense after them alone.
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
     if longer[: len(shorter)] != shorter:
@@ -197,17 +200,20 @@ def _as_messages(prompt: Prompt | None) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt or [])
 
 
-def _joined(start: list[Message], turns: Sequence[Message]) -> list[Message]:
-    """The prompt with the turns after it; turns that repeat it are not doubled."""
-    repeated = [turn for turn in turns if turn["role"] != "system"]
-    asked = [turn for turn in start if turn["role"] != "system"]
-    same = len(asked) <= len(repeated) and all(
-        (a["role"], a["content"].strip()) == (b["role"], b["content"].strip())
-        for a, b in zip(asked, repeated, strict=False)
+def _joined(where: str, name: str, start: list[Message], turns: list[Message]) -> list[Message]:
+    """The prompt with the turns after it; turns that hold it themselves do not double it."""
+    asked, said = (
+        [(turn["role"], turn["content"].strip()) for turn in messages if turn["role"] != "system"]
+        for messages in (start, turns)
     )
-    if not same:
-        return [*start, *turns]
-    return list(turns) if len(repeated) < len(turns) else [*start, *repeated[len(asked) :]]
+    if asked in (said[: len(asked)], said[-len(asked) :]):
+        kept = [turn for turn in start if turn["role"] == "system"]
+        return [*(kept if len(said) == len(turns) else []), *turns]
+    if start and turns and turns[0]["role"] != "assistant":
+        raise InputError(
+            f"{where}: '{name}' starts a conversation without the question in 'prompt'"
+        )
+    return [*start, *turns]
 
 
 def _safe(where: str, row: Row, answer: str) -> bool | None:

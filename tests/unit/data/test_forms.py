@@ -70,6 +70,7 @@ def prompt(tmp_path):
         {"prompt": TALK[:1], "chosen": [*TALK[1:], assistant("shut it")], "rejected": "wait"},
         {"prompt": TALK[:1], "chosen": "shut it", "rejected": [*TALK[1:], assistant("wait")]},
         {"prompt": TALK[0]["content"], "chosen": [*TALK, assistant("shut it")], "rejected": [*TALK, assistant("wait")]},
+        {"prompt": TALK[2]["content"], "chosen": [*TALK, assistant("shut it")], "rejected": [*TALK, assistant("wait")]},
         {
             "conversations": [{"from": "human" if t["role"] == "user" else "gpt", "value": t["content"]} for t in TALK],
             "chosen": {"from": "gpt", "value": "shut it"},
@@ -81,7 +82,7 @@ def prompt(tmp_path):
             "rejected": [assistant("wait") | {"tool_calls": None, "name": None}],
         },
     ],
-    ids=range(14),
+    ids=range(15),
 )  # fmt: skip
 def test_forms_of_one_conversation(pair, prompt, row):
     assert pair(**row) == Preference(TALK, "shut it", "wait")
@@ -130,6 +131,7 @@ def test_a_question_about_humans_is_no_dialogue(prompt):
         ({"prompt": "how", "chosen": "\u200b ", "rejected": "b"}, "no 'chosen' (the text of an answer)"),
         ({"chosen": HH, "rejected": HH + " b"}, "'chosen' ends with a turn of the user"),
         ({"prompt": [*TALK, assistant("a")], "chosen": "a", "rejected": "b"}, "'prompt' ends with the assistant's turn"),
+        ({"prompt": "why", "chosen": [user("how"), assistant("a")], "rejected": "b"}, "'chosen' starts a conversation without the question in 'prompt'"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no 'prompt'"),
         ({"chosen": "the sky is blue", "rejected": "the sky is green"}, "no 'prompt'"),
         ({"question": "how", "chosen": "a", "rejected": "b"}, "the row has 'question', 'chosen', 'rejected'"),
@@ -143,7 +145,7 @@ def test_a_question_about_humans_is_no_dialogue(prompt):
         ({"prompt": "how", "response": "a", "score": 3.5}, "'response' is one answer alone; a pair is needed"),
         ({"prompt": "how", "chosen": "a", "rejected": "b", "annotator": "\ud800"}, "'annotator' is no text"),
     ],
-    ids=range(22),
+    ids=range(23),
 )  # fmt: skip
 def test_what_is_refused(refusal, row, said):
     assert said in refusal(**row)
@@ -158,6 +160,11 @@ NUMBERED = {
     "better_response_id": 0,
     "safer_response_id": 1,
 }
+
+
+def test_another_kind_is_refused(pair):
+    with pytest.raises(InputError, match="kind='harm': give 'reward' or 'cost'"):
+        pair("harm", prompt="how", chosen="a", rejected="b")
 
 
 def test_numbered_answers(pair):
