@@ -40,9 +40,11 @@ def split_dialogue(text: str) -> list[Message] | None:
     None for a text that is not: it starts otherwise, or nobody answers. An answer that is only
     opened, as at the end of a prompt, is no turn.
     """
+    if not text.lstrip().startswith("Human:"):
+        return None
     pieces = _TURN.split(text)
-    before, speakers, said = pieces[0], pieces[1::2], pieces[2::2]
-    if before or speakers[:1] != ["Human"] or "Assistant" not in speakers:
+    speakers, said = pieces[1::2], pieces[2::2]
+    if "Assistant" not in speakers:
         return None
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [

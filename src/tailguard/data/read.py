@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from tailguard.data.conversation import Message, is_text, read_messages, split_dialogue
+from tailguard.data.identity import is_blank
 from tailguard.data.native_columns import by_numbered_answers, has_numbered_answers
 from tailguard.data.pair_faults import Placed, find_pair_faults
 from tailguard.data.records import Preference, Prompt
@@ -188,7 +189,7 @@ def _answer(where: str, row: Row, name: str, asked: Prompt | None) -> tuple[list
     last = turns[-1]
     if last["role"] != "assistant":
         raise InputError(
-            f"{where}: '{name}' ends with a turn of the {ascii(last['role'])[1:-1]}; end it with the"
+            f"{where}: '{name}' ends with a turn of the {ascii(last['role'])[1:-1][:40]}; end it with the"
             " assistant's answer"
         )
     if not is_text(last["content"]):
@@ -225,16 +226,17 @@ def _safe(where: str, row: Row, answer: str) -> bool | None:
     # True == 1 in Python, so a boolean in place of a sign would pass for "unsafe".
     if safe is None and not isinstance(sign, bool) and sign in (-1, 1):
         return sign == -1
+    given = repr(sign if safe is None else safe)
     raise InputError(
         f"{where}: give '{answer}_safe' as true or false, or '{answer}_sign' as -1 (safe) or 1"
-        f" (unsafe); it is {sign if safe is None else safe!r}"
+        f" (unsafe); it is {given[:40]}"
     )
 
 
 def _label(where: str, row: Row, field: str) -> str | None:
-    if row.get(field) is None:
+    label = "" if row.get(field) is None else str(row[field])
+    if is_blank(label):
         return None
-    label = str(row[field])
-    if label.isascii() or is_text(label):
-        return label
-    raise InputError(f"{where}: '{field}' is no text that can be written as UTF-8")
+    if not is_text(label):
+        raise InputError(f"{where}: '{field}' is no text that can be written as UTF-8")
+    return label

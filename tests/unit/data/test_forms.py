@@ -162,6 +162,11 @@ NUMBERED = {
 }
 
 
+def test_labels_of_raters_and_categories(pair):
+    found = pair(prompt="how", chosen="a", rejected="b", annotator="", category=["x", 1])
+    assert (found.annotator, found.category) == (None, "['x', 1]")
+
+
 def test_another_kind_is_refused(pair):
     with pytest.raises(InputError, match="kind='harm': give 'reward' or 'cost'"):
         pair("harm", prompt="how", chosen="a", rejected="b")
