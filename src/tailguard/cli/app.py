@@ -15,6 +15,7 @@ import typer
 from tailguard import __version__
 from tailguard.cli.answer import certify, generate, serve
 from tailguard.cli.check import check
+from tailguard.cli.init import init
 from tailguard.cli.inspect import inspect
 from tailguard.cli.run import add_stage_commands, demo, run
 from tailguard.errors import InputWarning, TailguardError
@@ -50,6 +51,7 @@ def root(
 
 
 app.command()(demo)
+app.command()(init)
 app.command()(check)
 app.command()(run)
 add_stage_commands(app)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from tailguard.config import Recipe
+from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
 from tailguard.pipeline.inventory import FEWEST_LABELS, Inventory, take_inventory
 from tailguard.pipeline.requirements import unmet_requirements
@@ -55,9 +55,14 @@ class Checked:
 
 
 def last_stage(recipe: Recipe) -> str:
-    """The stage that a recipe is written for: ``plan`` where nothing is to be trained or guided."""
-    asked = recipe.plan.targets or recipe.plan.num_members or recipe.values.guided
-    return "report" if asked else "plan"
+    """The stage that a recipe is written for: where what the next one reads is not given."""
+    if not (recipe.plan.targets or recipe.plan.num_members or recipe.values.guided):
+        return "plan"
+    if not recipe.values.guided:
+        return "portfolio"
+    if isinstance(recipe.data, FileData) and not recipe.data.evaluation_prompts:
+        return "calibrate"
+    return "report"
 
 
 def check_recipe(recipe: Recipe, stages: Collection[str]) -> Checked:

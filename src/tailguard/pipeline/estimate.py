@@ -11,7 +11,7 @@ from tailguard.pipeline.workload import StageLoad
 # What a step of the trainers costs beside the model: collation, the optimiser, logging.
 _OPTIMISER_STEP_SECONDS = 0.03
 _TRAINER_SECONDS = 0.5  # to set one up
-_LOGIT_COPIES = 3  # the logits, their log-softmax, and its gradient or the draw's workspace
+_DRAWN_LOGITS, _TRAINED_LOGITS = 3, 6  # copies: log-softmax, workspace, and in training gradients
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def _estimate(load: StageLoad, probe: Probe) -> StageEstimate:
 def _process_bytes(load: StageLoad, probe: Probe) -> float:
     lengths = probe.lengths
     exchange = lengths.prompt + lengths.answer
-    drawing = load.rows * (exchange * probe.cache_bytes + _LOGIT_COPIES * 4 * probe.vocab_size)
+    drawing = load.rows * (exchange * probe.cache_bytes + _DRAWN_LOGITS * 4 * probe.vocab_size)
     training = load.trained_rows * (
         exchange * probe.activation_bytes
-        + lengths.answer * _LOGIT_COPIES * 4 * probe.vocab_size
+        + lengths.answer * _TRAINED_LOGITS * 4 * probe.vocab_size
     )  # fmt: skip
     return probe.process_bytes + load.num_models * probe.weight_bytes + max(drawing, training)

@@ -124,8 +124,8 @@ def probe_policy(
         process_bytes=process,
         weight_bytes=float(sum(p.numel() * p.element_size() for p in policy.model.parameters())),
         cache_bytes=_cache_bytes(policy, layers),
-        # About what a Llama-like layer keeps: inputs of its seven products, norms, and attention.
-        activation_bytes=layers * 20.0 * policy.hidden_size * 4,
+        # About what a layer keeps in float32: inputs of its products, the norms, and attention.
+        activation_bytes=layers * 30.0 * policy.hidden_size * 4,
         vocab_size=int(config.vocab_size),
     )
 
@@ -136,31 +136,39 @@ def _measure(
     """The speed, and the mean length of an answer in tokens."""
     most = recipe.policy.max_new_tokens
 
-    def draw(rows: int, tokens: int) -> tuple[float, int, list[list[int]], list[Prompt]]:
-        asked = [prompts[i % len(prompts)] for i in range(rows)]
+    def draw(rows: int, tokens: int) -> tuple[float, int, list[list[int]]]:
         started = clock()
         drawn = sample_responses(
             policy,
-            asked,
+            asked[:rows],
             max_new_tokens=tokens,
             temperature=recipe.policy.temperature,
             generator=torch.Generator().manual_seed(0),
             batch_size=rows,
         )
-        return clock() - started, drawn.num_passes, drawn.token_rows, asked
+        return clock() - started, drawn.num_passes, drawn.token_rows
 
+    asked = [prompts[i % len(prompts)] for i in range(_MANY_ROWS)]
     draw(1, 1)  # the first pass also allocates
-    few, few_passes, *_ = draw(_FEW_ROWS, min(_FIRST_TOKENS, most))
+    few, few_passes, _ = draw(_FEW_ROWS, min(_FIRST_TOKENS, most))
     whole = few / few_passes * most < _PATIENCE_SECONDS
-    many, many_passes, answers, asked = draw(_MANY_ROWS, most if whole else _FIRST_TOKENS)
+    many, many_passes, answers = draw(_MANY_ROWS, most if whole else min(_FIRST_TOKENS, most))
+    read = _measure_reading(policy, asked, [answer or [0] for answer in answers], clock)
+    # Prompts were read on the way, which is counted apart; what is left is drawing.
+    lengths = [len(row) for row in tokenize_prompts(policy, asked)]
+    fast = _without(few, read * sum(lengths[:_FEW_ROWS])) / few_passes
+    slow = _without(many, read * sum(lengths)) / many_passes
+    # A straight line through two points: rows that ended take no part.
     tokens = sum(map(len, answers))
-    # Answers of one token tell nothing of the row's share; a straight line through two points.
-    slow, fast = many / many_passes, few / few_passes
     rows = max(tokens / many_passes, _FEW_ROWS + 1)
     row = max(0.0, (slow - fast) / (rows - _FEW_ROWS))
     step = max(fast - _FEW_ROWS * row, 0.1 * fast)
-    read = _measure_reading(policy, asked, [row or [0] for row in answers], clock)
     return Speed(read=read, step=step, row=row), tokens / _MANY_ROWS if whole else float(most)
+
+
+def _without(seconds: float, part: float) -> float:
+    """The rest, at least a third: two measurements may disagree."""
+    return max(seconds - part, seconds / 3)
 
 
 def _measure_reading(
@@ -176,8 +184,9 @@ def _measure_reading(
         if rows >= len(prompts) or 8 * spent > _PATIENCE_SECONDS:
             break
         rows = len(prompts)
-    tokens = sum(map(len, answers[:rows])) + sum(map(len, tokenize_prompts(policy, prompts[:rows])))
-    return spent / tokens
+    pairs = zip(tokenize_prompts(policy, prompts[:rows]), answers[:rows], strict=True)
+    # With the padding: the stages put answers of like length together and have next to none.
+    return spent / (rows * max(len(prompt) + len(answer) for prompt, answer in pairs))
 
 
 def _load(recipe: Recipe, clock: Callable[[], float]) -> tuple[Policy, float]:

@@ -173,7 +173,7 @@ class _Workload:
         total = StageLoad(
             trained_tokens=rows * self._exchange * _LORA_TRAINING,
             optimiser_steps=rows / batch,
-            trained_rows=batch,
+            trained_rows=min(batch, settings.micro_batch),
             num_models=1,
         )
         if not settings.num_steps:
@@ -189,7 +189,7 @@ class _Workload:
             trained_tokens=answers * self._exchange * _LORA_TRAINING,
             optimiser_steps=settings.num_steps,
             rows=at_once,
-            trained_rows=at_once,
+            trained_rows=min(at_once, settings.micro_batch),
         )  # fmt: skip
 
     def _decoders(self, num_targets: int) -> dict[str, StageLoad]:

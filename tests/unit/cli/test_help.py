@@ -10,7 +10,17 @@ from tailguard.cli import main
 from tailguard.cli.app import app
 
 STAGES = "prepare fit-scorers sample bank plan train portfolio fit-values calibrate evaluate report"
-COMMANDS = ["demo", "check", "run", "generate", "serve", "certify", "inspect", *STAGES.split()]
+COMMANDS = [
+    "demo",
+    "init",
+    "check",
+    "run",
+    "generate",
+    "serve",
+    "certify",
+    "inspect",
+    *STAGES.split(),
+]
 HELP = "from tailguard.cli import main; main(['--help'])"
 
 
