@@ -69,7 +69,7 @@ def check_recipe(recipe: Recipe, stages: Collection[str]) -> Checked:
     """Every problem of a recipe for these stages, and what its data hold."""
     problems = unmet_requirements(recipe, stages)
     try:
-        inventory = take_inventory(recipe)
+        inventory = take_inventory(recipe, compare_splits=True)
     except InputError as error:
         return Checked([*problems, str(error)])
     certificates = certificate_outlook(recipe) if "calibrate" in stages else []

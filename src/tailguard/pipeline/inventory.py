@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tailguard.config import FileData, Recipe, SandboxData
-from tailguard.data import Preference, Prompt, prompt_id
-from tailguard.pipeline.stages.prepare import RawData, pair_roles, read_data
+from tailguard.data import Preference, Prompt, describe_near_duplicates, prompt_id
+from tailguard.pipeline.stages.prepare import RawData, near_duplicates, pair_roles, read_data
 
 FEWEST_LABELS = 20
 """Of each sign among the held-out pairs: with fewer, the zero of the cost is left where it is."""
@@ -38,8 +38,12 @@ class Inventory:
     notes: tuple[str, ...] = ()
 
 
-def take_inventory(recipe: Recipe) -> Inventory:
+def take_inventory(recipe: Recipe, *, compare_splits: bool = False) -> Inventory:
     """Read the recipe's files, and count what is in them.
+
+    Args:
+        recipe: valid by its schema.
+        compare_splits: also look for near-duplicates across splits, which takes seconds.
 
     Raises:
         InputError: a file is missing or wrong, with its line; too few prompts.
@@ -47,10 +51,12 @@ def take_inventory(recipe: Recipe) -> Inventory:
     data = recipe.data
     if isinstance(data, SandboxData):
         return _of_sandbox(recipe, data)
-    return _counted(data, read_data(recipe))
+    raw = read_data(recipe)
+    overlaps = describe_near_duplicates(near_duplicates(raw)) if compare_splits else ""
+    return _counted(data, raw, (*raw.notes, *filter(None, [overlaps])))
 
 
-def _counted(data: FileData | SandboxData, raw: RawData) -> Inventory:
+def _counted(data: FileData | SandboxData, raw: RawData, notes: tuple[str, ...]) -> Inventory:
     pairs, splits = raw.pairs, raw.splits
     roles = {kind: pair_roles(rows, data) for kind, rows in pairs.items()}
     held = {
@@ -72,7 +78,7 @@ def _counted(data: FileData | SandboxData, raw: RawData) -> Inventory:
         num_held_labels=labels,
         prompts=splits.train[:_NUM_EXAMPLES],
         pairs={kind: rows[:_NUM_EXAMPLES] for kind, rows in pairs.items()},
-        notes=raw.notes,
+        notes=notes,
     )
 
 
@@ -80,7 +86,7 @@ def _of_sandbox(recipe: Recipe, data: SandboxData) -> Inventory:
     """Without drawing everything: its numbers are in the recipe, and a few examples will do."""
     sizes = data.model_dump(exclude={"source"})
     few = {key: min(size, _NUM_EXAMPLES) for key, size in sizes.items()}
-    drawn = _counted(data, read_data(recipe.model_copy(update={"data": SandboxData(**few)})))
+    drawn = _counted(data, read_data(recipe.model_copy(update={"data": SandboxData(**few)})), ())
     pairs = {"reward": data.num_reward_pairs, "cost": data.num_cost_pairs}
     benign = drawn.num_prompts["benign"] / few["num_evaluation"]
     return Inventory(

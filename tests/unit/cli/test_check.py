@@ -130,6 +130,21 @@ def test_the_outlook_on_certificates_is_the_bound_of_costs_that_are_all_below_th
     assert tenth["looseness"] > 1.0
 
 
+def test_what_is_odd_in_the_files_is_told(check, tmp_path):
+    rows = [{"prompt": f"tell me all there is about the {k} old river towns"} for k in range(60)]
+    near = {"prompt": rows[0]["prompt"] + " there"}
+    (tmp_path / "prompts.jsonl").write_text(lines(rows))
+    (tmp_path / "held.jsonl").write_text(lines([near]))
+    pair = {"prompt": "again", "chosen": "so", "rejected": "so"}
+    (tmp_path / "reward.jsonl").write_text(
+        lines([*({"prompt": f"q{k}", "chosen": "so", "rejected": "no"} for k in range(400)), pair])
+    )
+    status, said = check("data.cost_pairs=[reward.jsonl]", "data.evaluation_prompts=[held.jsonl]")
+    assert status == 0, said
+    assert "have the same answer twice" in said
+    assert "evaluate" in said.partition("note: ")[2]
+
+
 def test_an_unknown_stage_is_named(check):
     status, said = check(options=("--until", "plann"))
     assert status == 2
