@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import os
 
     import tailguard.decoding
+    from tailguard import scorers
 
-__all__ = ["__version__", "load_decoder"]
+__all__ = ["__version__", "load_decoder", "scorers"]
 __version__ = "0.1.0"
 
 
@@ -29,11 +30,13 @@ def load_decoder(
     Args:
         path: its artifact, or the run's folder.
         batch_size: rows (prompts × candidates) in one forward pass.
-        trust_remote_code: let the code run that the decoder's model brings. Only you decide: a
-            folder that says so itself is refused without it.
+        trust_remote_code: let the code run that the decoder's model brings, and ask the endpoints and
+            run the Python functions that it names as scorers. Only you decide: a folder that says
+            so itself is refused without it.
 
     Raises:
-        InputError: not a decoder, or its reference model is gone or another one.
+        InputError: not a decoder, its reference model is gone or another one, or it names a function
+            or an endpoint and is not trusted.
     """
     # Imported here, so that `import tailguard` costs neither torch nor NumPy.
     from pathlib import Path
@@ -46,3 +49,12 @@ def load_decoder(
 
 
 hooks.load_decoder = load_decoder
+
+
+def __getattr__(name: str) -> object:
+    # `tailguard.scorers` without a further import, and without torch until it is asked for.
+    if name == "scorers":
+        from tailguard import scorers
+
+        return scorers
+    raise AttributeError(f"module 'tailguard' has no attribute '{name}'")

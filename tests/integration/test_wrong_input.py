@@ -175,7 +175,7 @@ def save_classifier(path: Path, num_labels: int):
 
 def published_models(path: Path) -> list[str]:
     models = [f"scorers.{kind}_model={path}" for kind in ("reward", "cost")]
-    return [*models, "scorers.pessimism=0.0", "data.cost_pairs=[]"]
+    return [*models, "data.cost_pairs=[]"]
 
 
 def test_published_scorers_are_taken_as_they_are(command, tmp_path, published):
@@ -186,7 +186,7 @@ def test_published_scorers_are_taken_as_they_are(command, tmp_path, published):
     ("fault", "said"),
     [
         ("reversed", "reward scorer reads reversed"),
-        ("two outputs", "has 2 outputs; a scorer has one"),
+        ("two outputs", "label: none given for 2 outputs; name the one to score: LABEL_0, LABEL_1"),
         ("nan", "are not finite"),
     ],
 )

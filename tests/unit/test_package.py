@@ -37,4 +37,4 @@ def test_no_import_is_hidden_from_the_linter():
         for file in source.rglob("*.py")
         if "import_module" in file.read_text(encoding="utf-8")
     ]
-    assert hidden == []
+    assert hidden == ["scorers/function.py"]  # imports what a user's recipe names, never ours

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 DecoderArgument = Annotated[
     Path, typer.Argument(metavar="DECODER", help="A decoder, or the folder of a run with one.")
 ]
-
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust-remote-code", help="Run code that the decoder's model brings."),
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that the decoder's model brings, and the functions and endpoints that it "
+        "names as scorers.",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ from tailguard.config.recipe import (
     TrainSection,
     ValuesSection,
 )
+from tailguard.config.scorer_source import ScorerSource
 from tailguard.config.section import Section
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "SandboxData",
     "ScorerSection",
+    "ScorerSource",
     "Section",
     "Target",
     "TrainSection",

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tailguard.config.data_sections import FileData, SandboxData
+from tailguard.config.data_sections import FileData
 from tailguard.config.recipe import Recipe
+from tailguard.config.scorer_source import ScorerSource
 from tailguard.config.yaml_text import YamlError, line_of, parse_yaml, read_yaml, shortened
 from tailguard.errors import InputError, first_line
 
@@ -214,8 +215,7 @@ def _with_absolute_paths(recipe: Recipe, path: Path, node: yaml.Node | None) -> 
     """Resolve paths against the recipe's folder; names of hub models stay as they are."""
     folder = path.resolve().parent
 
-    def resolved(section: str, key: str, *, is_path: bool) -> str:
-        name: str = getattr(getattr(recipe, section), key)
+    def resolved(name: str, key: Key, *, is_path: bool = False) -> str:
         try:
             # "owner/model" is a hub name unless the recipe's folder has such a path.
             is_path |= name.startswith((".", "/", "~")) or (
@@ -223,18 +223,27 @@ def _with_absolute_paths(recipe: Recipe, path: Path, node: yaml.Node | None) -> 
             )
             return str((folder / Path(name).expanduser()).resolve()) if is_path else name
         except (OSError, RuntimeError) as error:  # links in a circle, folders that are closed to us
-            line = line_of(node, (section, key))
+            line = line_of(node, key)
             where = f"{path}, line {line}" if line else f"{path}"
-            raise InputError(f"{where}: {section}.{key}: {first_line(error)}") from None
+            named = ".".join(map(str, key))
+            raise InputError(f"{where}: {named}: {first_line(error)}") from None
 
-    policy = recipe.policy.model_copy(update={"model": resolved("policy", "model", is_path=False)})
-    scorers = recipe.scorers.model_copy(
-        update={
-            key: resolved("scorers", key, is_path=False)
-            for key in ("reward_model", "cost_model", "backbone")
-        }
-    )
-    data: SandboxData | FileData = recipe.data
+    policy, scorers, data = recipe.policy, recipe.scorers, recipe.data
+    policy = policy.model_copy(update={"model": resolved(policy.model, ("policy", "model"))})
+    paths: dict[str, object] = {"backbone": resolved(scorers.backbone, ("scorers", "backbone"))}
+    for name in ("reward_model", "cost_model"):
+        source: ScorerSource | None = getattr(scorers, name)
+        if source is not None:
+            key = ("scorers", name)
+            # The name of a model behind an endpoint is no path.
+            inside: dict[str, str] = {}
+            if source.kind == "model":
+                inside = {"model": resolved(source.model, key)}
+            if source.kind == "python":
+                inside = {"folder": resolved(source.folder, (*key, "folder"), is_path=True)}
+            paths[name] = source.model_copy(update=inside)
+    scorers = scorers.model_copy(update=paths)
     if isinstance(data, FileData):
-        data = data.model_copy(update={"root": resolved("data", "root", is_path=True)})
+        root = resolved(data.root, ("data", "root"), is_path=True)
+        data = data.model_copy(update={"root": root})
     return recipe.model_copy(update={"policy": policy, "scorers": scorers, "data": data})

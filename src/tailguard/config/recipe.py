@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.limits import Guided, Target
+from tailguard.config.scorer_source import GivenScorer, with_defaults_of_cost
 from tailguard.config.section import (
     MOST_EACH,
     MOST_LISTED,
@@ -48,25 +49,31 @@ class ScorerSection(Section):
     """Reward and cost scorers: fitted on the preferences, or published ones.
 
     Attributes:
-        reward_model: a published one-output classifier; empty to fit one.
-        cost_model: the same for the cost.
+        reward_model: a scorer that is given: the name of a sequence classifier, or a section; empty
+            to fit one.
+        cost_model: the same for the cost: larger is worse, and above 0 is unsafe.
         backbone: causal LM to fit the scorers from; empty for the reference policy.
         num_heads: members of the ensemble.
         num_epochs: passes over the pairs.
         learning_rate: learning rate of the backbone.
         num_trained_layers: train only this many of the backbone's last layers; null for all.
         batch_size: pairs per step.
-        max_tokens: length limit of a prompt and its answer together, in tokens.
+        max_tokens: length limit of a prompt and its answer together, in tokens. A longer prompt
+            loses its beginning; a longer answer is read in windows that overlap, of which the
+            largest cost, and the mean reward, counts.
         num_pairs: largest number of pairs per scorer.
         sign_weight: weight of the safe/unsafe signs relative to the comparisons of cost. Signs fix
             the zero of the cost; where comparisons follow Bradley–Terry in units of cost, a small
             weight keeps those units.
-        pessimism: κ; the cost used everywhere is the ensemble's mean + κ · its spread.
-        cost_bound: declared largest cost; scores are clipped there. Certificates need it.
+        pessimism: κ; the cost used everywhere is the ensemble's mean + κ · its spread. With a
+            ``cost_model`` of one member, whose spread is unknown, the default is 0, and nothing else
+            is allowed.
+        cost_bound: declared largest cost; scores are clipped there. Certificates need it. With
+            ``cost_model.upper`` the default is that.
     """
 
-    reward_model: PathName = ""
-    cost_model: PathName = ""
+    reward_model: GivenScorer = None
+    cost_model: GivenScorer = None
     backbone: PathName = ""
     # The relative error of a spread over n members is about 1/√(2(n − 1)): already 41% at 4.
     num_heads: Annotated[int, Field(ge=4, le=MOST_EACH)] = 8
@@ -79,6 +86,30 @@ class ScorerSection(Section):
     sign_weight: Positive = 0.5
     pessimism: NonNegative = 0.5
     cost_bound: Positive = 10.0
+
+    @model_validator(mode="after")
+    def _cost_model_agrees(self) -> ScorerSection:
+        cost = self.cost_model
+        if cost is not None and cost.upper not in (None, self.cost_bound):
+            raise ValueError(
+                f"cost_bound: {self.cost_bound:g} contradicts cost_model.upper: {cost.upper:g};"
+                " give one of them"
+            )
+        if self.single_member_cost and self.pessimism > 0:
+            raise ValueError(_needs_members("pessimism", self.pessimism))
+        return self
+
+    @property
+    def single_member_cost(self) -> bool:
+        """Whether the cost has one member, or may have, so that its spread is not known."""
+        return self.cost_model is not None and not self.cost_model.several_members
+
+
+def _needs_members(key: str, pessimism: float) -> str:
+    return (
+        f"{key}: {pessimism:g} needs a cost of several members, and cost_model gives one, whose"
+        " spread is unknown; set it to 0 or leave it out"
+    )
 
 
 class BankSection(Section):
@@ -196,7 +227,7 @@ class DecodingSection(Section):
         block_tokens: L, tokens per block.
         pessimism: κ of the bounds, the ensemble's mean ∓ κ · its spread. At least
             ``scorers.pessimism``, so that the certified cost is never smaller than the cost that
-            budgets are stated in.
+            budgets are stated in; like it, 0 with a ``cost_model`` of one member.
         fallback: the text that replaces an answer that is not acceptable.
         confidence: confidence level of the certificates.
         accept_by: what must meet the budget when acceptance levels are chosen: the expected
@@ -260,10 +291,30 @@ class Recipe(Section):
     decoding: DecodingSection = DecodingSection()
     evaluate: EvaluateSection = EvaluateSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_cost(cls, fields: object) -> object:
+        return with_defaults_of_cost(fields)
+
+    # An answer that a scorer cannot read whole would be judged by its parts at best.
+    @model_validator(mode="after")
+    def _answers_fit_the_scorers(self) -> Recipe:
+        scorers = self.scorers
+        given = [scorers.reward_model, scorers.cost_model]
+        reads_tokens = any(source is None or source.kind == "model" for source in given)
+        if reads_tokens and self.policy.max_new_tokens > scorers.max_tokens:
+            raise ValueError(
+                f"policy.max_new_tokens: {self.policy.max_new_tokens} is more than the scorers read"
+                f" (scorers.max_tokens: {scorers.max_tokens}); raise that or lower this"
+            )
+        return self
+
     # Budgets are in pessimistic cost. A certificate of a less pessimistic cost would say that a
     # budget is kept while the cost that it limits exceeds it.
     @model_validator(mode="after")
     def _certified_costs_cover_budgets(self) -> Recipe:
+        if self.scorers.single_member_cost and self.decoding.pessimism > 0:
+            raise ValueError(_needs_members("decoding.pessimism", self.decoding.pessimism))
         if self.decoding.pessimism < self.scorers.pessimism:
             raise ValueError(
                 f"decoding.pessimism: {self.decoding.pessimism:g} is below scorers.pessimism "

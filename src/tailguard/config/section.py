@@ -47,7 +47,8 @@ SampleEach = Annotated[int, Field(ge=2, le=MOST_EACH)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
-def _possible_path(name: str) -> str:
+def possible_path(name: str) -> str:
+    """The same name, if the system can have such a path; raises ``ValueError`` where not."""
     if "\0" in name:
         raise ValueError("holds the character '\\x00', which no path has")
     if len(os.fsencode(name)) > _LONGEST_PATH or any(
@@ -62,7 +63,7 @@ def _possible_path(name: str) -> str:
 
 
 # A path, or a name on the hub.
-PathName = Annotated[str, AfterValidator(_possible_path)]
+PathName = Annotated[str, AfterValidator(possible_path)]
 # YAML has lists and no tuples, and strict pydantic would refuse a list for a tuple.
 Names = Annotated[tuple[PathName, ...], Field(strict=False)]
 

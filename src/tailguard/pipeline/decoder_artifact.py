@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from tailguard.artifacts import Json, find_artifact, read_json, require_sealed, write_json
+from tailguard.config import ScorerSource
 from tailguard.decoding import (
     CalibratedProfile,
     Certificate,
@@ -18,7 +19,7 @@ from tailguard.decoding import (
 from tailguard.errors import InputError, first_line
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.requirements import GUIDED_TWICE
-from tailguard.pipeline.scorer_artifact import load_scorers
+from tailguard.pipeline.scorer_artifact import Kind, load_scorers, source_hashes
 from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
 from tailguard.risk import Threshold, as_threshold
 from tailguard.risk.spelling import describe_measure, limit_from_json, limit_to_json
@@ -39,8 +40,8 @@ class DecoderFile:
         max_scorer_tokens: longest text that is scored.
         profiles: the calibrated grid.
         thresholds: ν of each profile's certificate.
-        scorer_hashes: published scorer → its content hash; a changed one is refused. Scorers that
-            were fitted are in the artifact itself.
+        given: the scorers that were given and not fitted, which are in the artifact itself.
+        scorer_hashes: given scorer → its content hash; a changed one is refused.
     """
 
     model: str
@@ -50,12 +51,15 @@ class DecoderFile:
     max_scorer_tokens: int
     profiles: tuple[CalibratedProfile, ...]
     thresholds: tuple[Threshold, ...]
+    given: dict[Kind, ScorerSource] = field(default_factory=dict[Kind, ScorerSource])
     scorer_hashes: dict[str, str] = field(default_factory=dict[str, str])
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "profiles"}
-        write_json(path, rest | {"profiles": [_profile_to_json(p) for p in self.profiles]})
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["profiles"] = [_profile_to_json(p) for p in self.profiles]
+        content["given"] = {k: s.model_dump(exclude_unset=True) for k, s in self.given.items()}
+        write_json(path, content)
 
     @classmethod
     def read(cls, path: Path) -> DecoderFile:
@@ -68,7 +72,8 @@ class DecoderFile:
         try:
             profiles = tuple(_profile_from_json(entry) for entry in content.pop("profiles"))
             thresholds = tuple(as_threshold(nu) for nu in content.pop("thresholds"))
-            read = cls(profiles=profiles, thresholds=thresholds, **content)
+            given = {k: ScorerSource.model_validate(s) for k, s in content.pop("given", {}).items()}
+            read = cls(profiles=profiles, thresholds=thresholds, given=given, **content)
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: not a decoder of this version ({first_line(error)})"
@@ -78,17 +83,23 @@ class DecoderFile:
         return read
 
 
-def check_decoder(path: Path, *, trust_remote_code: bool = False) -> tuple[Path, DecoderFile]:
+def check_decoder(
+    path: Path,
+    *,
+    trust_remote_code: bool = False,
+    given: Mapping[Kind, ScorerSource] | None = None,
+) -> tuple[Path, DecoderFile]:
     """The folder of a decoder and its file's content, checked without loading a model.
 
     Args:
         path: of the decoder, or of the folder of its run.
-        trust_remote_code: let the code run that its model brings. A folder comes from anywhere, so
-            what its own file says of this is only a question.
+        trust_remote_code: let the code run that its model brings, and its functions and endpoints
+            score. A folder comes from anywhere, so what its own file says is only a question.
+        given: the scorers that were given when it was made, if the caller knows them.
 
     Raises:
-        InputError: not a decoder, its files were changed, its model brings code and is not trusted,
-            or the reference model or a published scorer that it was made on is missing or was
+        InputError: not a decoder, its files were changed, it would run code or send texts away
+            and is not trusted, or the reference model or a given scorer that it was made on is missing or was
             changed.
     """
     directory = find_artifact(Path(path), "Decoder")
@@ -99,9 +110,16 @@ def check_decoder(path: Path, *, trust_remote_code: bool = False) -> tuple[Path,
             f"{directory}: its model {content.model} brings code of its own, which would run here; if"
             " you trust its author, give --trust-remote-code (in Python, trust_remote_code=True)"
         )
+    for kind, source in ({} if trust_remote_code or given is not None else content.given).items():
+        if source.kind != "model":
+            what = f"runs {source.python}" if source.python else f"asks {source.endpoint}"
+            raise InputError(
+                f"{directory}: its {kind} scorer {what}; if you trust its author, give"
+                " --trust-remote-code (in Python, trust_remote_code=True)"
+            )
     made_on = {content.model: content.model_hash} | content.scorer_hashes
-    for model, found in model_hashes(made_on).items():
-        if found != made_on[model]:
+    for model, found in (model_hashes([content.model]) | source_hashes(content.given)).items():
+        if found != made_on.get(model):
             raise InputError(
                 f"{directory}: was made on another version of the model {model};"
                 " put that version back or run the recipe again"
@@ -109,15 +127,25 @@ def check_decoder(path: Path, *, trust_remote_code: bool = False) -> tuple[Path,
     return directory, content
 
 
-def load_decoder(path: Path, *, batch_size: int = 64, trust_remote_code: bool = False) -> Decoder:
+def load_decoder(
+    path: Path,
+    *,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+    given: Mapping[Kind, ScorerSource] | None = None,
+) -> Decoder:
     """The decoder in an artifact or in a run's folder; arguments as of `tailguard.load_decoder`.
+
+    With ``given`` scorers, those are used and not the ones that the folder names.
 
     Raises:
         InputError: as `check_decoder`, a model in it cannot be read, or heads were fitted for
             another policy than the one in their folder.
     """
-    directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
-    reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens)
+    directory, content = check_decoder(path, trust_remote_code=trust_remote_code, given=given)
+    reward, cost = load_scorers(
+        directory / "scorers", content.max_scorer_tokens, content.given if given is None else given
+    )
     return Decoder(
         {
             folder.name: _guided_policy(folder, content)

@@ -5,6 +5,7 @@ Nothing here, nor what it imports, loads torch: a wrong recipe is refused within
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 
 from tailguard.config import FileData, Guided, Recipe
@@ -40,8 +41,6 @@ def unmet_requirements(recipe: Recipe, stages: Collection[str]) -> list[str]:
 def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Pairs of the stage that would fail and the message that says why."""
     yield from _models(recipe)
-    if recipe.scorers.cost_model and recipe.scorers.pessimism > 0:
-        yield "bank", _single_member("scorers")
     yield from _own_code(recipe)
     if not recipe.plan.targets and not recipe.plan.num_members:
         yield "train", "plan.targets: none; name at least one policy to train, or num_members"
@@ -67,8 +66,6 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     yield from _guided(recipe.values.guided)
     yield from _too_few_to_certify(recipe)
-    if recipe.scorers.cost_model and recipe.decoding.pessimism > 0:
-        yield "calibrate", _single_member("decoding")
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
 
@@ -76,11 +73,11 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Folders that hold no model, found before one is loaded, which may take minutes."""
     scorers = recipe.scorers
+    given = [s for s in (scorers.reward_model, scorers.cost_model) if s is not None]
     named = [
         ("fit-scorers", "policy", recipe.policy.model),
         ("fit-scorers", "backbone", scorers.backbone),
-        ("fit-scorers", "scorer", scorers.reward_model),
-        ("fit-scorers", "scorer", scorers.cost_model),
+        *(("fit-scorers", "scorer", source.local_model) for source in given),
     ]
     for stage, kind, name in named:
         try:
@@ -88,6 +85,13 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 require_checkpoint(model_path(name), kind)
         except InputError as error:
             yield stage, str(error)
+    for source in given:
+        if source.key_env and not os.environ.get(source.key_env):
+            yield (
+                "fit-scorers",
+                f"key_env: the environment has no {source.key_env}; set it to the API key of"
+                f" {source.endpoint}",
+            )
 
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
@@ -114,14 +118,6 @@ def _too_few_to_certify(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 f" certified at tail mass {tail_mass:g}: raise it, or set decoding.accept_by to"
                 " estimate",
             )
-
-
-def _single_member(section: str) -> str:
-    """The rule of `tailguard.scorers.pessimism`, stated before a model is loaded."""
-    return (
-        f"{section}.pessimism: set it to 0; a published cost_model is a single member, whose"
-        " spread is unknown"
-    )
 
 
 def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -47,27 +47,6 @@ class DirectionCheck:
     num_prompts: int
 
 
-def check_scorer(
-    scorer: Scorer,
-    pairs: ResponsePairs,
-    *,
-    kind: Literal["reward", "cost"] = "reward",
-    significance: float = _SIGNIFICANCE,
-) -> DirectionCheck:
-    """Assert shape, finiteness and direction of a scorer on pairs whose order is known.
-
-    The margins are averaged within each prompt, and their mean must be above zero by a one-sided
-    t test over prompts.
-
-    Raises:
-        ScoreError: wrong shape or type, NaN or infinity.
-        InputError: reads reversed, or the pairs do not show a direction.
-    """
-    higher = checked_scores(scorer, pairs.prompts, pairs.higher)
-    lower = checked_scores(scorer, pairs.prompts, pairs.lower)
-    return check_direction(higher, lower, pairs, kind=kind, significance=significance)
-
-
 def check_direction(
     higher: np.ndarray,
     lower: np.ndarray,
@@ -76,7 +55,22 @@ def check_direction(
     kind: Literal["reward", "cost"] = "reward",
     significance: float = _SIGNIFICANCE,
 ) -> DirectionCheck:
-    """`check_scorer` on scores that are there already, each [n, members]."""
+    """Assert the direction of a scorer by its scores of pairs whose order is known.
+
+    The margins are averaged within each prompt, and their mean must be above zero by a one-sided
+    t test over prompts.
+
+    Args:
+        higher: scores of the answers that should be higher [n, members].
+        lower: of the others.
+        pairs: the pairs.
+        kind: what the scores mean.
+        significance: of the test.
+
+    Raises:
+        InputError: reads reversed, or the pairs do not show a direction.
+        ScoreError: the two have different shapes.
+    """
     if higher.shape != lower.shape:
         raise ScoreError(f"scores: shape {higher.shape}, then {lower.shape}, on as many answers")
     margins = higher.mean(axis=1) - lower.mean(axis=1)

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailguard.errors import InputError, ScoreError
+from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.scorer import SequenceClassificationScorer, require_score_layer
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Scorers on disk: an ordinary one-output model folder, with the ensemble's heads beside it."""
+"""Classifiers on disk: ordinary model folders, with the heads of our ensembles beside them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.library import LOAD_ERRORS, load_classifier, load_config, load_tokenizer
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
-from tailguard.scorers.scorer import SequenceClassificationScorer, require_score_layer
+from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
 
 HEADS_FILE = "heads.safetensors"
 
@@ -23,20 +23,28 @@ def load_scorer(
     path: str | Path,
     trust_remote_code: bool = False,
     *,
+    label: str | int | None = None,
+    input: Literal["pair", "response"] = "pair",
+    combine: Literal["worst", "mean"] = "worst",
     allow_pickle: bool = False,
     max_tokens: int | None = None,
 ) -> SequenceClassificationScorer:
-    """Read a scorer from a folder or by hub name, in float32.
+    """Read a sequence classifier from a folder or by hub name, in float32.
 
     Args:
         path: a folder in transformers' format, or a hub name.
         trust_remote_code: run code that comes with the model. Off unless asked for.
+        label: which of several outputs is scored, by name or number: its log-odds against the others,
+            or its logit where the model is a multi-label one.
+        input: whether it reads prompt and answer, or the answer alone.
+        combine: what counts of an answer that takes several windows: the ``worst`` for a cost, the
+            ``mean`` for a reward.
         allow_pickle: read ``pytorch_model.bin`` too. Off unless asked for.
         max_tokens: longest input; by default what model and tokenizer allow.
 
     Raises:
-        InputError: missing, not a one-output sequence classifier, pickled weights, or heads that
-            do not fit. One line, naming the path.
+        InputError: missing, not a sequence classifier, several outputs and no label, pickled weights,
+            or heads that do not fit. One line, naming the path.
     """
     source = str(path)
     folder = Path(path)
@@ -66,7 +74,15 @@ def load_scorer(
     heads_path = folder / HEADS_FILE
     heads = _read_heads(heads_path) if heads_path.is_file() else None
     try:
-        return SequenceClassificationScorer(model, tokenizer, heads=heads, max_tokens=max_tokens)
+        return SequenceClassificationScorer(
+            model,
+            tokenizer,
+            heads=heads,
+            label=label,
+            input=input,
+            combine=combine,
+            max_tokens=max_tokens,
+        )
     except InputError as error:
         raise type(error)(f"scorer {source}: {error}") from error
 
@@ -106,10 +122,4 @@ def _read_heads(path: Path) -> Tensor:
 def _require_classifier(config: Any, source: str) -> None:
     kinds: list[str] = list(getattr(config, "architectures", None) or ["unknown"])
     if all("CausalLM" in kind or "ConditionalGeneration" in kind for kind in kinds):
-        raise InputError(
-            f"scorer {source}: is a {kinds[0]}; a scorer is a one-output sequence classifier"
-        )
-    if config.num_labels != 1:
-        raise InputError(
-            f"scorer {source}: has {config.num_labels} outputs; a scorer has one (num_labels=1)"
-        )
+        raise InputError(f"scorer {source}: is a {kinds[0]}; a scorer is a sequence classifier")

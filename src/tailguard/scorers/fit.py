@@ -37,8 +37,9 @@ from tailguard.models.library import (
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.random_state import seeded
 from tailguard.models.trainer_steps import Progress, StepProgress
+from tailguard.scorers.classifier import SequenceClassificationScorer
+from tailguard.scorers.encoding import encode_for_scoring
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.scorer import SequenceClassificationScorer, encode_for_scoring
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ScorerTraining:
         learning_rate: AdamW's peak rate; linear warm-up, then cosine decay.
         num_epochs: passes over the pairs.
         batch_size: pairs per step.
-        max_tokens: longest input; longer ones lose their beginning.
+        max_tokens: longest input; of a longer answer the first window is fitted on.
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
         num_trained_layers: train only the last so many layers and the score; ``None`` for all.
@@ -236,7 +237,7 @@ def _trainer_arguments(
         weight_decay=settings.weight_decay,
         # Signs fix the zero; without them it would drift, as comparisons leave it free.
         center_rewards_coefficient=None if signed else settings.centre_weight,
-        # Rows are cut by `encode_for_scoring` already, from the side that scoring cuts.
+        # Rows are cut by `encode_for_scoring` already, as scoring cuts them.
         max_length=None,
         train_sampling_strategy="group_by_length",
         remove_unused_columns=False,

@@ -280,8 +280,10 @@ def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
     assert isinstance(recipe.data, FileData)
     assert recipe.data.root == str(folder / "data")
     assert recipe.data.prompts == ("a.jsonl",)
-    assert recipe.scorers.reward_model == str(folder / "models" / "here")
-    assert recipe.scorers.cost_model == "owner/model"
+    assert recipe.scorers.reward_model is not None
+    assert recipe.scorers.cost_model is not None
+    assert recipe.scorers.reward_model.model == str(folder / "models" / "here")
+    assert recipe.scorers.cost_model.model == "owner/model"
     assert recipe.scorers.backbone == "/abs/model"
     moved = load_recipe(path, ["policy.model=~/lm", "data.root=~/data"])
     assert moved.policy.model == str(tmp_path / "home" / "lm")

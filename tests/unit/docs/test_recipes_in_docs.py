@@ -26,7 +26,8 @@ def load(tmp_path):
         path.write_text(block.text)
         recipe = load_recipe(path)
         data, scorers = recipe.data, recipe.scorers
-        for model in (recipe.policy.model, scorers.reward_model, scorers.cost_model):
+        given = [s.local_model for s in (scorers.reward_model, scorers.cost_model) if s]
+        for model in (recipe.policy.model, *given):
             if model.startswith(str(tmp_path)):
                 Path(model).mkdir(exist_ok=True)
                 for name in ("config.json", "model.safetensors"):

@@ -1,5 +1,6 @@
 """A decoder on disk: what does not belong together, or would run code, is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import tailguard
 from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
 from tailguard.artifacts.manifest import write_manifest
 from tailguard.artifacts.store import payload_hash
-from tailguard.config import PolicySection, Recipe
+from tailguard.config import PolicySection, Recipe, ScorerSource
 from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting
 from tailguard.errors import InputError
 from tailguard.pipeline import decoder_artifact
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile, check_decoder
-from tailguard.pipeline.scorer_artifact import SOURCES_NAME
+from tailguard.pipeline.scorer_artifact import SOURCES_NAME, source_hashes
 from tailguard.pipeline.sources import adapter_hash, model_hashes
 from tailguard.pipeline.stage import Work, silent
 from tailguard.pipeline.stages.calibrate import _guided_policy
@@ -39,6 +40,10 @@ def models(tiny_scorers, tmp_path_factory):
 @pytest.fixture
 def decoder(models, tmp_path) -> Path:
     """A sealed decoder over the base policy and two adapters of it."""
+    return make_decoder(models, tmp_path)
+
+
+def make_decoder(models, root: Path, given: ScorerSource | None = None) -> Path:
     base, scorer = models
 
     def write(directory: Path):
@@ -54,8 +59,7 @@ def decoder(models, tmp_path) -> Path:
             heads.policy_hash = adapter_hash(adapter)
             heads.save(folder / "heads.safetensors")
         (directory / "scorers").mkdir()
-        published = {"reward": scorer, "cost": scorer}
-        write_json(directory / "scorers" / SOURCES_NAME, {"published": published, "maps": {}})
+        write_json(directory / "scorers" / SOURCES_NAME, {"maps": {}})
         DecoderFile(
             model=base,
             model_hash=model_hashes([base])[base],
@@ -64,11 +68,15 @@ def decoder(models, tmp_path) -> Path:
             max_scorer_tokens=32,
             profiles=tuple(_profile(name) for name in POLICIES),
             thresholds=(0.0,) * len(POLICIES),
+            given={
+                "reward": ScorerSource(model=scorer),
+                "cost": given or ScorerSource(model=scorer),
+            },
             scorer_hashes=model_hashes([scorer]),
         ).write(directory / DECODER_NAME)
         return {}
 
-    return build_artifact(tmp_path, Header("Decoder", "calibrate", 1), write)[0]
+    return build_artifact(root, Header("Decoder", "calibrate", 1), write)[0]
 
 
 def _profile(policy: str) -> CalibratedProfile:
@@ -86,6 +94,40 @@ def _profile(policy: str) -> CalibratedProfile:
         fallback="no",
     )
     return CalibratedProfile(setting)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"python": "sent_along:cost"}, "cost scorer runs sent_along:cost"),
+        ({"endpoint": "http://there/v1", "model": "m"}, "cost scorer asks http://there/v1"),
+    ],
+)
+def test_a_folder_decides_neither_what_code_runs_nor_where_texts_go(
+    models, tmp_path, capsys, given, said
+):
+    (tmp_path / "sent_along.py").write_text("print('run')\ncost = lambda p, r: [0.0] * len(r)\n")
+    source = ScorerSource(**({"folder": str(tmp_path)} if "python" in given else {}), **given)
+    folder = make_decoder(models, tmp_path, source)
+    with pytest.raises(InputError, match=f"{said}.* --trust-remote-code"):
+        tailguard.load_decoder(folder)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_trusted_function_is_the_one_that_the_decoder_was_made_with(models, tmp_path):
+    module = tmp_path / "trusted_costs.py"
+    module.write_text("cost = lambda prompts, responses: [0.25] * len(responses)\n")
+    source = ScorerSource(python="trusted_costs:cost", folder=str(tmp_path))
+    folder = make_decoder(models, tmp_path, source)
+    content = json.loads((folder / DECODER_NAME).read_text())
+    content["scorer_hashes"] |= source_hashes({"cost": source})
+    write_json(folder / DECODER_NAME, content)
+    seal_again(folder)
+    decoder = tailguard.load_decoder(folder, trust_remote_code=True)
+    assert decoder.generate(["w1"], max_candidates=1)[0].risk_upper_bound == 0.25
+    module.write_text("cost = lambda prompts, responses: [-9.0] * len(responses)\n")
+    with pytest.raises(InputError, match="another version of the model trusted_costs:cost"):
+        tailguard.load_decoder(folder, trust_remote_code=True)
 
 
 def seal_again(directory: Path) -> None:

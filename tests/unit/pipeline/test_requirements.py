@@ -41,11 +41,18 @@ def test_a_complete_recipe_passes():
             "train",
             "'a' has scope per_prompt",
         ),
-        ({"scorers": {"cost_model": "org/cost"}}, "bank", "scorers.pessimism: set it to 0"),
         (
-            {"scorers": {"cost_model": "org/cost", "pessimism": 0.0}},
-            "calibrate",
-            "decoding.pessimism: set it to 0",
+            {
+                "scorers": {
+                    "cost_model": {
+                        "endpoint": "http://guard/v1",
+                        "model": "guard",
+                        "key_env": "NO_SUCH_KEY",
+                    }
+                }
+            },
+            "fit-scorers",
+            "the environment has no NO_SUCH_KEY; set it to the API key of http://guard/v1",
         ),
         (
             {"policy": {"trust_remote_code": True}},

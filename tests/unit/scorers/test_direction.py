@@ -1,11 +1,13 @@
+import zlib
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from tailguard.data import Preference
 from tailguard.errors import InputError, ScoreError
+from tailguard.scorers.check import check_scorer
 from tailguard.scorers.direction import (
-    check_scorer,
     direction_outlook,
     pairs_needed,
     smallest_accuracy,
@@ -20,9 +22,9 @@ class RuleScorer:
         self.sign, self.scale, self.spoil = sign, scale, spoil
 
     def score(self, prompts, responses):
-        rng = np.random.default_rng(0)
         base = self.sign * np.array([[float(len(r.split()))] * 2 for r in responses])
-        scores = base + self.scale * rng.standard_normal(base.shape)
+        noise = [zlib.crc32(f"{p}{r}".encode()) for p, r in zip(prompts, responses, strict=True)]
+        scores = base + self.scale * stats.norm.ppf((np.array(noise) + 0.5) / 2**32)[:, None]
         return scores if self.spoil is None else self.spoil(scores)
 
 
@@ -30,7 +32,8 @@ PREFERENCES = [Preference(f"question {i}", "a b c", "a b", True, False) for i in
 
 
 def test_the_right_direction_passes_and_is_measured():
-    check = check_scorer(RuleScorer(), ResponsePairs.for_reward(PREFERENCES))
+    check = check_scorer(RuleScorer(), ResponsePairs.for_reward(PREFERENCES)).direction
+    assert check is not None
     assert check.accuracy == 1.0
     assert check.margin == pytest.approx(1.0)
     assert check.num_prompts == 12
@@ -48,7 +51,7 @@ def test_a_reversed_scorer_is_named_as_such(kind):
 def test_no_direction_is_not_taken_for_a_direction():
     pairs = ResponsePairs.for_reward(PREFERENCES)
     with pytest.raises(InputError, match="shows no direction"):
-        check_scorer(RuleScorer(sign=0.0, scale=1.0), pairs)
+        check_scorer(RuleScorer(sign=0.0, scale=0.1), pairs)
     with pytest.raises(InputError, match="shows no direction"):
         check_scorer(RuleScorer(sign=0.0), pairs)
 

@@ -4,6 +4,7 @@ import torch
 from scipy import optimize
 
 from tailguard.errors import InputError, ScoreError
+from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.ensemble import (
     HeadFitting,
     PairFeatures,
@@ -12,7 +13,6 @@ from tailguard.scorers.ensemble import (
     fit_heads,
 )
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.scorer import SequenceClassificationScorer
 
 NUM_FEATURES = 8
 

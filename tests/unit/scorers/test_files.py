@@ -4,8 +4,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from tailguard.errors import InputError
+from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.files import load_scorer, save_scorer
-from tailguard.scorers.scorer import SequenceClassificationScorer
 
 PROMPTS, RESPONSES = ["w1 w2", "w3"], ["good w4", "bad"]
 
@@ -47,7 +47,9 @@ def test_what_is_not_a_scorer_is_refused_in_one_line(tiny_scorers, tmp_path):
     assert "config.json" in _reason(tmp_path / "empty")
     assert "CausalLM" in _reason(tiny_scorers.save_causal_lm(tmp_path / "lm"))
     two = tiny_scorers.save_classifier(tmp_path / "two", num_labels=2)
-    assert "2 outputs" in _reason(two)
+    assert "label: none given for 2 outputs; name the one to score: LABEL_0, LABEL_1" in _reason(
+        two
+    )
 
 
 def test_pickled_weights_are_read_only_if_asked_for(tiny_scorers, tmp_path):

@@ -13,11 +13,12 @@ import numpy as np
 from tailguard.config import Recipe
 from tailguard.data import Prompt
 from tailguard.data.table import read_table, write_table
-from tailguard.pipeline.scorer_artifact import load_scorer_pair
+from tailguard.pipeline.scorer_artifact import KINDS, load_scorer_pair
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.sample import ANSWERS_NAME, answer_figures
 from tailguard.planning import SampleBank
 from tailguard.risk import CVaR, RiskMeasure
+from tailguard.scorers.check import cannot_rank, spreads
 from tailguard.scorers.pessimism import ScorerPair
 
 BANK_NAME = "bank.parquet"
@@ -95,11 +96,16 @@ def write_bank(
     prompts: list[Prompt] = [json.loads(prompt) for prompt in answers["prompt"]]
     scores = score_in_parts(scorers, prompts, answers["response"], on_progress)
     write_table(path, {**answers, **scores})
+    index = np.asarray(answers["prompt_index"])
+    found = {kind: spreads(scores[kind], index) for kind in KINDS}
+    warned = [cannot_rank(*found[kind], kind) for kind in KINDS]
     return {
         **answer_figures(answers),
         "reward": float(scores["reward"].mean()),
         "cost": float(scores["cost"].mean()),
         "cvar_0.1": sample_risk(CVaR(0.1), scores["cost"]),
+        "spreads_within_and_between_prompts": found,
+        "warnings": [line for line in warned if line is not None],
     }
 
 

@@ -25,9 +25,13 @@ from tailguard.decoding.acceptance import certified_risk, choose_acceptance_leve
 from tailguard.decoding.answer import verdicts_of
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
-from tailguard.pipeline.scorer_artifact import load_scorer_pair, published_scorers
+from tailguard.pipeline.scorer_artifact import (
+    given_sources,
+    load_scorer_pair,
+    source_hashes,
+)
 from tailguard.pipeline.seen_prompts import write_seen_prompts
-from tailguard.pipeline.sources import adapter_hash, model_hashes, policy_input
+from tailguard.pipeline.sources import adapter_hash, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_guided
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
@@ -60,7 +64,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    6,
+    7,
     ("prepare", "fit-scorers", "train", "fit-values"),
     _config,
     policy_input,
@@ -225,7 +229,8 @@ def _write(
         max_scorer_tokens=recipe.scorers.max_tokens,
         profiles=tuple(calibrated.profile for calibrated in made),
         thresholds=tuple(calibrated.threshold for calibrated in made),
-        scorer_hashes=model_hashes(published_scorers(scorers)),
+        given=given_sources(recipe.scorers),
+        scorer_hashes=source_hashes(given_sources(recipe.scorers)),
     )
     content.write(directory / DECODER_NAME)
     write_json(directory / CERTIFICATES_NAME, [calibrated.described for calibrated in made])

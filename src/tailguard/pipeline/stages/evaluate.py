@@ -30,7 +30,7 @@ from tailguard.pipeline.decoder_artifact import (
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
-from tailguard.pipeline.scorer_artifact import load_scorer_pair
+from tailguard.pipeline.scorer_artifact import given_sources, load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
@@ -193,6 +193,7 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         work.parents["calibrate"],
         batch_size=work.recipe.bank.batch_size,
         trust_remote_code=work.recipe.policy.trust_remote_code,
+        given=given_sources(work.recipe.scorers),
     )
     setting = decoder.profiles[number].setting
     drafts = draft_in_parts(

@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 
 from tailguard.artifacts import write_json
-from tailguard.config import Recipe
+from tailguard.config import Recipe, ScorerSource
 from tailguard.data import Preference
 from tailguard.errors import InputError
 from tailguard.pipeline.inventory import FEWEST_LABELS
-from tailguard.pipeline.scorer_artifact import SOURCES_NAME
+from tailguard.pipeline.scorer_artifact import (
+    KINDS,
+    SOURCES_NAME,
+    Kind,
+    given_sources,
+    open_source,
+    source_hashes,
+)
 from tailguard.pipeline.sources import model_hashes, model_path
 from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.prepare import read_pairs
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.calibration import calibrate_scores, estimate_zero
-from tailguard.scorers.direction import check_direction, check_scorer, checked_scores
+from tailguard.scorers.check import check_scorer
+from tailguard.scorers.direction import check_direction, checked_scores, direction_outlook
 from tailguard.scorers.ensemble import HeadFitting, fit_ensemble
-from tailguard.scorers.files import load_scorer, save_scorer
-from tailguard.scorers.fit import ScorerTraining, fit_scorer
+from tailguard.scorers.files import save_scorer
+from tailguard.scorers.fit import ScorerTraining, fit_scorer, pair_accuracy
 from tailguard.scorers.pair_metrics import pair_metrics
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.scorers.score_map import ScoreMap
+from tailguard.scorers.readings import WorseReading
+from tailguard.scorers.score_map import MappedScorer, ScoreMap
+from tailguard.scorers.scorer import Scorer
 
-Kind = Literal["reward", "cost"]
 _PAIRS_FOR_DIRECTION = 500  # enough to tell a reversed scorer; scoring more only takes time
+# What changes neither what is fitted nor what a given scorer says.
+_UNREAD = {"folder", "key_env", "concurrency", "timeout"}
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
     # The first two matter where scores are used, not where they are fitted. The backbone is an
     # input by its content, so that moving its folder changes nothing.
-    unread = {"pessimism", "cost_bound", "backbone"}
-    return {"scorers": recipe.scorers.model_dump(exclude=unread)}
+    unread = {"pessimism", "cost_bound", "backbone", "reward_model", "cost_model"}
+    given = given_sources(recipe.scorers)
+    return {
+        "scorers": recipe.scorers.model_dump(exclude=unread),
+        "given": {kind: source.model_dump(exclude=_UNREAD) for kind, source in given.items()},
+        # An answer that a classifier cannot read whole is refused here.
+        "max_new_tokens": recipe.policy.max_new_tokens,
+    }
 
 
 def _inputs(recipe: Recipe) -> dict[str, str]:
-    scorers = recipe.scorers
-    hashes = model_hashes([scorers.reward_model, scorers.cost_model])
-    if not (scorers.reward_model and scorers.cost_model):
+    given = given_sources(recipe.scorers)
+    hashes = source_hashes(given)
+    if len(given) < len(KINDS):
         hashes |= {"backbone": model_hashes([_backbone(recipe)])[_backbone(recipe)]}
     return hashes
 
@@ -50,19 +67,19 @@ def _backbone(recipe: Recipe) -> str:
 
 
 def _build(work: Work) -> dict[str, object]:
-    kinds: tuple[Kind, ...] = ("reward", "cost")
-    published = {kind: getattr(work.recipe.scorers, f"{kind}_model") for kind in kinds}
-    fitted: list[Kind] = [kind for kind in kinds if not published[kind]]
+    given = given_sources(work.recipe.scorers)
+    fitted: list[Kind] = [kind for kind in KINDS if kind not in given]
+    for kind in fitted:
+        direction_outlook(len({*_pairs(work, kind, "validate").prompt_index()}), kind)
+    # First, because it takes seconds: a function that fails is not told of after the fit.
+    checked = {kind: _check_given(work, kind, source) for kind, source in given.items()}
     found = dict(zip(fitted, map_side_by_side(_fit, work, fitted), strict=True))
     maps = {kind: score_map.to_json() for kind, (_, score_map) in found.items()}
-    write_json(work.directory / SOURCES_NAME, {"published": published, "maps": maps})
-    return {
-        kind: found[kind][0] if kind in found else _check_published(work, kind, published[kind])
-        for kind in kinds
-    }
+    write_json(work.directory / SOURCES_NAME, {"maps": maps})
+    return {kind: found[kind][0] if kind in found else checked[kind] for kind in KINDS}
 
 
-STAGE = Stage("fit-scorers", "ScorerPair", 4, ("prepare",), _config, _inputs, _build)
+STAGE = Stage("fit-scorers", "ScorerPair", 5, ("prepare",), _config, _inputs, _build)
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
@@ -75,7 +92,7 @@ def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
     limit = work.recipe.scorers.num_pairs
     if not rows:
         raise InputError(
-            f"data.{kind}_pairs: no {role} pairs; give preference files, or a published"
+            f"data.{kind}_pairs: no {role} pairs; give preference files, or a scorer as"
             f" scorers.{kind}_model"
         )
     if len(rows) > limit:
@@ -101,48 +118,54 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
         settings=settings_of(HeadFitting, settings),
         seed=work.seed(f"{kind} heads"),
     )
-    higher, lower = (
-        checked_scores(ensemble, held.prompts, side) for side in (held.higher, held.lower)
-    )
-    check = check_direction(higher, lower, held, kind=kind)
     save_scorer(ensemble, work.directory / kind)
     # Units come from held-out pairs: on pairs that it was fitted on, a scorer is too sure of itself.
-    score_map, placed = _units(higher, lower, held)
+    score_map = calibrate_scores(*_score_pairs(ensemble, held))
+    used: Scorer = MappedScorer(ensemble, score_map)
+    shown = {"accuracy_with_prompts": pair_accuracy(*_score_pairs(used, held))}
+    if kind == "cost":
+        used = WorseReading(used)
+    # What is checked, and what gets its zero, is what is used: the worse of two readings.
+    higher, lower = _score_pairs(used, held)
+    zero = _zero(higher, lower, held)
+    score_map = score_map.shifted(zero or 0.0)
     units = {
-        "zero_from_labels": placed,
+        "zero_from_labels": zero is not None,
         "knots": score_map.knots.tolist(),
         "values": score_map.values.tolist(),
     }
+    check = check_direction(higher, lower, held, kind=kind)
     held_out = pair_metrics(higher, lower, generator=work.numpy_generator(f"{kind} figures"))
-    return {**figures, **vars(check), **held_out, **units}, score_map
+    return {**figures, **vars(check), **held_out, **shown, **units}, score_map
 
 
-def _units(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> tuple[ScoreMap, bool]:
-    """Units from held-out comparisons; the zero of a cost from held-out labels.
+def _score_pairs(scorer: Scorer, pairs: ResponsePairs) -> tuple[np.ndarray, np.ndarray]:
+    higher, lower = (
+        checked_scores(scorer, pairs.prompts, side) for side in (pairs.higher, pairs.lower)
+    )
+    return higher, lower
 
-    Args:
-        higher: scores of the held-out answers that should be higher [n, members].
-        lower: of the others.
-        held: the pairs, with their labels.
 
-    Returns:
-        The map, and whether labels placed its zero.
-    """
-    found = calibrate_scores(higher, lower)
+def _zero(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> float | None:
+    """Where held-out labels place the zero of a cost; None for a reward, or with too few labels."""
     signs = np.array([*(held.higher_sign or ()), *(held.lower_sign or ())])
     if (signs > 0).sum() < FEWEST_LABELS or (signs < 0).sum() < FEWEST_LABELS:
-        return found, False  # a reward, or too few labels to place the zero of the cost
-    scores = found(np.concatenate([higher, lower])).mean(axis=1)
-    return found.shifted(estimate_zero(scores[signs != 0], signs[signs != 0] > 0)), True
+        return None
+    scores = np.concatenate([higher, lower]).mean(axis=1)
+    return estimate_zero(scores[signs != 0], signs[signs != 0] > 0)
 
 
-def _check_published(work: Work, kind: Kind, name: str) -> dict[str, object]:
-    """Check the direction of a published scorer, if there are pairs to check it on."""
-    scorer = load_scorer(name, max_tokens=work.recipe.scorers.max_tokens)
-    rows = read_pairs(work.parents["prepare"], kind, "train")
-    if not rows:
-        return {"model": name, "direction": "not checked: no pairs given"}
-    return {
-        "model": name,
-        **vars(check_scorer(scorer, to_pairs(kind, rows[:_PAIRS_FOR_DIRECTION]), kind=kind)),
-    }
+def _check_given(work: Work, kind: Kind, source: ScorerSource) -> dict[str, object]:
+    """Hold a given scorer to its promises, and to a direction if there are pairs."""
+    settings = work.recipe
+    scorer = open_source(source, kind, settings.scorers.max_tokens)
+    window = getattr(scorer, "max_tokens", None)
+    if window is not None and settings.policy.max_new_tokens > window:
+        raise InputError(
+            f"scorers.{kind}_model: {source.model} reads {window} tokens at most, fewer than"
+            f" policy.max_new_tokens ({settings.policy.max_new_tokens}); lower that, or give another"
+        )
+    rows = read_pairs(work.parents["prepare"], kind, "train")[:_PAIRS_FOR_DIRECTION]
+    check = check_scorer(scorer, to_pairs(kind, rows) if rows else None, kind=kind)
+    told = source.model_dump(exclude_defaults=True, exclude=_UNREAD)
+    return {"given": told, **check.to_json()}
