@@ -36,7 +36,7 @@ class SandboxData(Section):
 
 
 class FileData(Section):
-    """Preferences and prompts in files (JSONL, also gzipped, or parquet).
+    """Preferences and prompts in files, folders or datasets of the hub: see the page on data.
 
     Attributes:
         source: ``files``.
