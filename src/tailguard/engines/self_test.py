@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from tailguard.engines.forward import Forward
 from tailguard.engines.probe import Fault, Probe
+from tailguard.engines.remembered_mode import Result, recall, remember
 from tailguard.engines.single_policy import PREFERRED_MODES, EngineMode, SinglePolicy
 from tailguard.engines.stepping import DecodingPolicy, inference
 from tailguard.errors import InputError, first_line
@@ -30,7 +31,7 @@ def as_decoding_policy(policy: Policy | DecodingPolicy) -> DecodingPolicy:
 def tested_policy(policy: Policy) -> SinglePolicy:
     """The policy in the cheapest mode in which the engine does what plain forwards do.
 
-    A model is tested once in a process.
+    A model is tested once; the result is kept for later processes too (`remembered_mode`).
 
     Raises:
         InputError: there is none; the message names the architecture, the check and the difference.
@@ -38,13 +39,18 @@ def tested_policy(policy: Policy) -> SinglePolicy:
     """
     mode = _found.get(policy.model)
     if mode is None:
-        mode = find_mode(policy)
-        _found[policy.model] = mode
+        result = recall(policy)
+        if result is None:
+            result = find_mode(policy)
+            remember(policy, result)
+        if result.line:
+            _log.warning("policy %s: %s", _name(policy), result.line)
+        mode = _found[policy.model] = result.mode
     return SinglePolicy(policy, mode)
 
 
-def find_mode(policy: Policy) -> EngineMode:
-    """Run the self-test; one line is logged where the result is not the cheapest mode.
+def find_mode(policy: Policy) -> Result:
+    """Run the self-test: the mode, and where it is not the cheapest a line that says what it costs.
 
     Raises:
         InputError, ScoreError: as `tested_policy`.
@@ -67,9 +73,7 @@ def find_mode(policy: Policy) -> EngineMode:
                 continue
             found = probe.first_fault(SinglePolicy(policy, mode))
             if found is None:
-                if fault is not None:
-                    _log.warning(_price(policy, mode, fault))
-                return mode
+                return Result(mode, "" if fault is None else _price(mode, fault))
             fault = fault or found
             last = found
     raise InputError(
@@ -79,8 +83,8 @@ def find_mode(policy: Policy) -> EngineMode:
     )
 
 
-def _price(policy: Policy, mode: EngineMode, fault: Fault) -> str:
-    why = f"policy {_name(policy)}: {fault.check} goes wrong ({fault.text})"
+def _price(mode: EngineMode, fault: Fault) -> str:
+    why = f"{fault.check} goes wrong ({fault.text})"
     if mode.cached:
         return (
             f"{why}; prompts of unlike lengths are therefore read and continued apart, one pass for"

@@ -16,6 +16,7 @@ from tailguard.decoding import (
     DecodingSetting,
     GuidedPolicy,
 )
+from tailguard.engines import tested_policy
 from tailguard.errors import InputError, first_line
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.requirements import GUIDED_TWICE
@@ -185,6 +186,7 @@ def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
     policy = load_policy(
         model_path(content.model), adapter, trust_remote_code=content.trust_remote_code
     )
+    tested_policy(policy)  # refused now, and not at the first question
     return GuidedPolicy(policy, heads)
 
 

@@ -203,3 +203,68 @@ def test_the_models_training_mode_is_restored():
     policy.model.train()
     engine_of(policy)
     assert policy.model.training
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TAILGUARD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "self_test"
+
+
+def num_calls(policy):
+    calls = []
+    model = cast(Any, policy.model)
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    engine_of(policy)
+    hook.remove()
+    return len(calls)
+
+
+def test_another_process_need_not_test_again(cache, caplog):
+    for name in ("llama", "recurrent_gemma"):
+        first = mode_and_line(tiny_policy(name), caplog)
+        again = tiny_policy(name)  # another object, as in another process
+        assert num_calls(again) == 0
+        caplog.clear()
+        assert mode_and_line(tiny_policy(name), caplog) == first  # the line is said again
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_other_weights_configs_and_types_are_tested(cache):
+    assert num_calls(tiny_policy("llama")) > 0
+    changed = tiny_policy("llama")
+    with torch.no_grad():
+        cast(Any, changed.model).model.layers[1].mlp.up_proj.weight.mul_(1.01)
+    for policy in (
+        changed,
+        tiny_policy("llama", seed=1),
+        tiny_policy("llama", dtype=torch.bfloat16),
+        tiny_policy("llama", rms_norm_eps=1e-4),
+        Policy(tiny_policy("llama").model, make_tokenizer(WORDS[:30])),
+    ):
+        assert num_calls(policy) > 0
+
+
+def test_models_of_other_origin_are_tested_in_each_process(cache):
+    for _ in range(2):
+        assert num_calls(broken(MaskIgnored)) > 0
+    wrapped = tiny_policy("llama")
+    cast(Any, wrapped.model).forward = cast(Any, wrapped.model).forward
+    assert num_calls(wrapped) > 0
+    assert not cache.exists()
+
+
+def test_a_spoilt_or_closed_cache_does_no_harm(cache, monkeypatch):
+    engine_of(tiny_policy("llama"))
+    for file in cache.iterdir():
+        file.write_text("{")
+    assert num_calls(tiny_policy("llama")) > 0
+    (cache.parent / "file").write_text("")
+    monkeypatch.setenv("TAILGUARD_CACHE", str(cache.parent / "file"))
+    assert num_calls(tiny_policy("llama")) > 0
+
+
+def test_a_refusal_is_found_anew(cache):
+    for _ in range(2):
+        with pytest.raises(InputError, match="xLSTMForCausalLM"):
+            engine_of(tiny_policy("xlstm", dtype=torch.bfloat16))
