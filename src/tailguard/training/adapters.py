@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from tailguard.errors import InputError
 from tailguard.models.adapter import open_adapter_folder
+from tailguard.models.dropout import switch_off_dropout
 from tailguard.models.library import LanguageModel
 from tailguard.models.policy import Policy, load_policy
 from tailguard.models.quiet import without_announcements
@@ -53,6 +54,7 @@ def open_adapter(
     from peft import get_peft_model
 
     policy = load_policy(base)
+    switch_off_dropout(policy.model)
     if start_adapter is not None:
         model = open_adapter_folder(policy.model, Path(start_adapter), trainable=True)
         return replace(policy, model=model)

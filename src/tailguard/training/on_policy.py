@@ -32,6 +32,7 @@ from tailguard.training.coverage import coverage
 from tailguard.training.dual import PlannedConstraint
 from tailguard.training.pid import PID
 from tailguard.training.rloo import RiskConstrainedRLOOTrainer
+from tailguard.training.self_test import check_trainer
 
 _PROMPT_ROW = "prompt_row"
 
@@ -157,6 +158,7 @@ def train_rloo(
             window_size=settings.window_size,
         )
         trainer.remove_callback(PrinterCallback)
+        check_trainer(trainer)
         trainer.train()
         path = save_adapter(trainer.accelerator.unwrap_model(trainer.model), Path(out))
     return TrainedAdapter(path, coverage(policy.model), recorder.curve, time.perf_counter() - start)

@@ -11,11 +11,14 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.chat_tokens import encode_chats
+from tailguard.models.dropout import switch_off_dropout
+from tailguard.models.library import without_adapter
 from tailguard.risk import RiskLimit, as_threshold
 from tailguard.training.dual import (
     Dual,
@@ -48,8 +51,10 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
     stops training, where TRL's sum over the functions would read a NaN cost as harmless. Columns
     of costs become penalties, and each λ makes one PID step per generated batch, from that batch
     and a window before it. π_ref is the base model with its adapter off, also where training starts
-    from a trained adapter (TRL would take a copy of that adapter). And λ, its integral and the
-    window are kept in checkpoints.
+    from a trained adapter (TRL would take a copy of that adapter). λ, its integral and the window
+    are kept in checkpoints. And log-probabilities are of rows that start at their first token, and
+    with `disable_dropout` without the dropout that is no module: TRL numbers tokens by their column,
+    pads included, and leaves what models drop in functions.
 
     Refused, because they undo the units of λ or cut the tail: normalize_advantages,
     reward_clip_range, mask_truncated_completions, and sampling other than from π itself.
@@ -57,10 +62,13 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
     Attributes:
         dual: the constraints and their control.
         dual_state: its state now.
+        generates_by_length: whether prompts of unlike lengths are continued apart, for models that
+            cannot be given pads.
     """
 
     dual: Dual
     dual_state: DualState
+    generates_by_length: bool = False
 
     def __init__(
         self,
@@ -100,7 +108,10 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         planned = _planned(constraints, thresholds, multipliers, len(costs))
         if args.reward_weights is not None:
             args.reward_weights = [*args.reward_weights, *([1.0] * len(costs))]
+        _name_backbone(model)
         super().__init__(model, [*rewards, *costs], args=args, **trl_arguments)
+        if args.disable_dropout:
+            switch_off_dropout(self._trl.model)
         names = self._trl.reward_func_names
         self.num_rewards = len(rewards)
         # TRL logs what it sums, and after `_calculate_rewards` that is a penalty, not a cost.
@@ -130,6 +141,52 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
         if rendered or trl.chat_template_kwargs:
             return cast(Any, super())._tokenize_prompts(prompts)
         return encode_chats(tokenizer, prompts), None, {}
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *arguments: Any,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As TRL's, of rows moved left to their first token, where causal models see no pads."""
+        width = input_ids.shape[1]
+        pads = attention_mask.long().argmax(dim=1, keepdim=True)
+        columns = torch.arange(width, device=input_ids.device) + pads
+        inside, columns = columns < width, columns.clamp(max=width - 1)
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if options.get(name) is not None:
+                options[name] = options[name].gather(1, columns)
+        log_probs, entropies, aux_loss = cast(Any, super())._get_per_token_logps_and_entropies(
+            model,
+            input_ids.gather(1, columns),
+            attention_mask.gather(1, columns) * inside,
+            width - 1,  # the answers' columns are now others in each row
+            *arguments,
+            **options,
+        )
+        # Entry i is of the token in column i + 1.
+        answer = torch.arange(width - logits_to_keep, width, device=input_ids.device) - pads - 1
+        if entropies is not None:
+            entropies = entropies.gather(1, answer)
+        return log_probs.gather(1, answer), entropies, aux_loss
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any
+    ) -> list[list[int]]:
+        """As TRL's; by length where the model cannot be given pads."""
+        generate = cast(Any, super())._generate_single_turn
+        if not self.generates_by_length:
+            return generate(prompt_ids, images, multimodal_fields)
+        answers: list[list[int]] = [[] for _ in prompt_ids]
+        for length in sorted({len(prompt) for prompt in prompt_ids}):
+            rows = [i for i, prompt in enumerate(prompt_ids) if len(prompt) == length]
+            drawn = generate([prompt_ids[i] for i in rows], None, {})
+            for i, answer in zip(rows, drawn, strict=True):
+                answers[i] = answer
+        return answers
 
     def _calculate_rewards(
         self, inputs: object, prompts: object, completions: object, completion_ids_list: object
@@ -190,6 +247,15 @@ class RiskConstrainedRLOOTrainer(RLOOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
+
+
+def _name_backbone(model: Any) -> None:
+    """TRL calls a model's layers by `base_model`, which some classes (Llama 4's) name wrongly."""
+    bare: Any = without_adapter(model)
+    if getattr(bare, "base_model", None) is bare:
+        parts = [name for name, part in bare.named_children() if isinstance(part, PreTrainedModel)]
+        if len(parts) == 1:
+            bare.base_model_prefix = parts[0]
 
 
 def _require_scored(scores: Tensor, names: Sequence[str]) -> None:

@@ -91,10 +91,11 @@ def test_without_constraints_it_is_trl(make):
     assert len(ours) == len(theirs) == 4
     for mine, other in zip(ours[:3], theirs[:3], strict=True):
         for name in ("loss", "reward", "reward_std", "kl", "grad_norm", "entropy"):
-            assert mine[name] == other[name]
+            assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
     moved = 0.0
     for name, weight in our_weights.items():
-        assert torch.equal(weight, their_weights[name])
+        # Rows stand in other columns, so that sums are rounded otherwise.
+        torch.testing.assert_close(weight, their_weights[name], atol=1e-4, rtol=1e-4)
         moved += float(weight.abs().sum()) if "lora_B" in name else 0.0
     assert moved > 0
 
