@@ -59,6 +59,25 @@ CHATS: list[dict[str, Any]] = [
     }
     for row in PAIRS
 ]
+TEXTS: list[dict[str, Any]] = [
+    {
+        side: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[side]}"
+        for side in ("chosen", "rejected")
+    }
+    for row in PAIRS
+]
+NATIVE: list[dict[str, Any]] = [
+    {
+        "prompt": row["prompt"],
+        "response_0": row["chosen"],
+        "response_1": row["rejected"],
+        "better_response_id": 0,
+        "safer_response_id": 0,
+        "is_response_0_safe": True,
+        "is_response_1_safe": row["rejected_safe"],
+    }
+    for row in PAIRS
+]
 PROMPTS: list[dict[str, Any]] = [{"prompt": f"prompt {k}"} for k in range(12)]
 DATA_RECIPE = {
     "data": {
@@ -98,7 +117,7 @@ def recipe_case(folder: Path, generator: random.Random) -> tuple[list[str], list
 def data_case(folder: Path, generator: random.Random) -> tuple[list[str], list[Path]]:
     """A command that reads a mutated file of pairs or prompts, and that file."""
     role = generator.choice(("reward_pairs", "cost_pairs", "prompts"))
-    rows = PROMPTS if role == "prompts" else generator.choice((PAIRS, CHATS))
+    rows = PROMPTS if role == "prompts" else generator.choice((PAIRS, CHATS, TEXTS, NATIVE))
     name = f"mutated{generator.choice(('.jsonl', '.jsonl.gz', '.parquet'))}"
     for base, content in (("pairs", PAIRS), ("prompts", PROMPTS)):
         (folder / f"{base}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))

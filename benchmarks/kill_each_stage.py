@@ -161,7 +161,10 @@ def _finish(process: BaseProcess, stage: str, out: Path) -> float:
     began = _began(process, stage, out)
     process.join()
     if process.exitcode:
-        raise ChainError(f"{stage}: ended with status {process.exitcode} in {out}")
+        raise ChainError(
+            f"{stage}: ended with status {process.exitcode}: "
+            + (out.parent / f"{out.name}.{stage}.log").read_text()[-300:]
+        )
     return time.perf_counter() - began
 
 

@@ -78,6 +78,20 @@ def test_right_input(command, tmp_path):
         ("prompts.jsonl", lines(PROMPTS[:29]), "only 29 distinct ones are available"),
         ("prompts.jsonl", lines(PROMPTS[:29] + PAIRS), "only 29 distinct ones are available"),
         ("recipe.yaml", "bank: {}\ntrian: {}\n", "line 2: unknown key 'trian'"),
+        ("recipe.yaml", "seed: 1\nname: !!float fast\n", "line 2: name: 'fast' is no !!float"),
+        ("recipe.yaml", "name: a\nfalse: 1\n", "line 2: the key 'false' is no text"),
+        ("recipe.yaml", "train:\n  rank: 99999999999\n", "line 2: train.rank: input should be"),
+        (
+            "recipe.yaml",
+            "scorers: {cost_bound: -0.5}\n",
+            "line 1: scorers.cost_bound: input should",
+        ),
+        (
+            "recipe.yaml",
+            "scorers:\n  backbone: ~none-such/x\n",
+            "line 2: scorers.backbone: there is",
+        ),
+        ("recipe.yaml", 'policy: {model: "a\\0"}\n', "line 1: policy.model: holds the character"),
     ],
     ids=lambda value: str(value)[-30:],
 )
