@@ -64,21 +64,22 @@ class Probe:
         prompt = index // 2
         return [*self.prompts[prompt], self.common[prompt], *self.ends[index]]
 
-    @torch.no_grad()
     def first_fault(self, policy: SinglePolicy) -> Fault | None:
         """The first thing in which the engine differs from plain forwards."""
+        return next((fault for _, fault in self.checks(policy) if fault is not None), None)
+
+    def checks(self, policy: SinglePolicy) -> Iterator[tuple[str, Fault | None]]:
+        """Each check and what is wrong; they end where the model raises an error."""
         current = "reading prompts"
         try:
             for tried in self._scenario(policy):
                 current = tried.check
-                fault = self._compare(tried)
-                if fault is not None:
-                    return fault
+                yield current, self._compare(tried)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # models raise whatever they like
-            return Fault(current, f"{type(error).__name__} in or after it: {first_line(error)}")
-        return None
+            text = f"{type(error).__name__} in or after it: {first_line(error)}"
+            yield current, Fault(current, text)
 
     def _scenario(self, policy: SinglePolicy) -> Iterator[_Tried]:
         yield from self._one_row(policy)

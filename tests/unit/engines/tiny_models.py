@@ -228,8 +228,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "use_mamba_kernels": False,
     },
     "zamba2": {
-        "num_hidden_layers": 3,
-        "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],  # which share their weights
         "mamba_d_state": 8,
         "n_mamba_heads": 8,
         "mamba_headdim": 8,
