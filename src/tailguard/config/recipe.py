@@ -140,12 +140,7 @@ class PlanSection(Section):
     kl_coef: Positive = 0.25
     tail_masses: Annotated[
         tuple[TailMass, ...], Field(strict=False, min_length=1, max_length=MOST_LISTED)
-    ] = (
-        0.05,
-        0.1,
-        0.25,
-        1.0,
-    )
+    ] = (0.05, 0.1, 0.25, 1.0)
     num_budgets: Annotated[int, Field(ge=2, le=MOST_LISTED)] = 8  # both ends of the frontier
     targets: Annotated[tuple[Target, ...], Field(strict=False, max_length=MOST_LISTED)] = ()
     num_members: Annotated[int, Field(ge=0, le=MOST_LISTED)] = 0
