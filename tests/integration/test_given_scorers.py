@@ -112,7 +112,7 @@ def test_plan_on_three_kinds_of_cost_samples_once(plan, tmp_path):
 def test_a_cost_that_cannot_rank_answers_is_told(plan, tmp_path):
     assert plan("{python: 'given_costs:of_the_prompt', upper: 90}", "bank")[0] == 0
     found = read_manifest(tmp_path / "out" / read_json(tmp_path / "out" / "run.json")["SampleBank"])
-    (line,) = [line for line in found.metrics["warnings"] if line.startswith("cost")]
+    (line,) = [line for line in found.metrics["notes"] if line.startswith("cost")]
     assert "cannot rank the answers to a prompt" in line
 
 

@@ -105,7 +105,7 @@ def write_bank(
         "cost": float(scores["cost"].mean()),
         "cvar_0.1": sample_risk(CVaR(0.1), scores["cost"]),
         "spreads_within_and_between_prompts": found,
-        "warnings": [line for line in warned if line is not None],
+        "notes": [line for line in warned if line is not None],
     }
 
 

@@ -25,7 +25,7 @@ from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.prepare import read_pairs
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.calibration import calibrate_scores, estimate_zero
-from tailguard.scorers.check import check_scorer
+from tailguard.scorers.check import ScorerCheck, check_scorer
 from tailguard.scorers.direction import check_direction, checked_scores, direction_outlook
 from tailguard.scorers.ensemble import HeadFitting, fit_ensemble
 from tailguard.scorers.files import save_scorer
@@ -76,7 +76,9 @@ def _build(work: Work) -> dict[str, object]:
     found = dict(zip(fitted, map_side_by_side(_fit, work, fitted), strict=True))
     maps = {kind: score_map.to_json() for kind, (_, score_map) in found.items()}
     write_json(work.directory / SOURCES_NAME, {"maps": maps})
-    return {kind: found[kind][0] if kind in found else checked[kind] for kind in KINDS}
+    notes = [line for check, _ in checked.values() for line in check.warnings]
+    figures = {kind: found[kind][0] if kind in found else checked[kind][1] for kind in KINDS}
+    return {**figures, "notes": notes}
 
 
 STAGE = Stage("fit-scorers", "ScorerPair", 5, ("prepare",), _config, _inputs, _build)
@@ -155,7 +157,9 @@ def _zero(higher: np.ndarray, lower: np.ndarray, held: ResponsePairs) -> float |
     return estimate_zero(scores[signs != 0], signs[signs != 0] > 0)
 
 
-def _check_given(work: Work, kind: Kind, source: ScorerSource) -> dict[str, object]:
+def _check_given(
+    work: Work, kind: Kind, source: ScorerSource
+) -> tuple[ScorerCheck, dict[str, object]]:
     """Hold a given scorer to its promises, and to a direction if there are pairs."""
     settings = work.recipe
     scorer = open_source(source, kind, settings.scorers.max_tokens)
@@ -168,4 +172,4 @@ def _check_given(work: Work, kind: Kind, source: ScorerSource) -> dict[str, obje
     rows = read_pairs(work.parents["prepare"], kind, "train")[:_PAIRS_FOR_DIRECTION]
     check = check_scorer(scorer, to_pairs(kind, rows) if rows else None, kind=kind)
     told = source.model_dump(exclude_defaults=True, exclude=_UNREAD)
-    return {"given": told, **check.to_json()}
+    return check, {"given": told, **check.to_json()}
