@@ -31,6 +31,7 @@ def lines(rows) -> str:
 
 
 PAIRS = lines({"prompt": f"pair {k}", "chosen": "so", "rejected": "no"} for k in range(40))
+FUNCTION = ["scorers.cost_model={python: 'mine:harm', upper: 1.0}"]
 RECIPE = {
     "policy": {"model": "./model"},
     "data": {
@@ -92,6 +93,14 @@ def no_weights(folder: Path) -> None:
     (folder / "model" / "model.safetensors").unlink()
 
 
+def function_elsewhere(folder: Path) -> None:
+    (folder / "mine.py").write_text("import torch\n\ndef other(prompts, answers): ...\n")
+
+
+def broken_module(folder: Path) -> None:
+    (folder / "mine.py").write_text("def harm(prompts, answers)\n")
+
+
 def unchanged(folder: Path) -> None:
     pass
 
@@ -107,7 +116,10 @@ def unchanged(folder: Path) -> None:
         (unchanged, ["scorers.backbone=./nowhere"], "nowhere: no such folder"),
         (no_weights, [], "holds no weights"),
         (unchanged, ["data.num_certification=11"], "only 30 distinct ones are available"),
-        (unchanged, ["scorers.cost_model=./model"], "scorers.pessimism: set it to 0"),
+        (unchanged, ["scorers.cost_model=./model", "scorers.pessimism=0.5"], "scorers.pessimism"),
+        (unchanged, FUNCTION, "python: mine:harm: no module mine in "),
+        (function_elsewhere, FUNCTION, "mine.py has no 'harm'"),
+        (broken_module, FUNCTION, "mine.py, line 1: expected ':'"),
     ],
     ids=lambda value: getattr(value, "__name__", " ".join(value) if type(value) is list else ""),
 )

@@ -88,8 +88,6 @@ def brief(inventory: Inventory) -> str:
 
 def brief_estimates(estimates: Mapping[str, StageEstimate]) -> str:
     """What a run will take, in a line."""
-    if not estimates:
-        return "no stage of this command runs a model"
     total = sum(estimate.seconds for estimate in estimates.values())
     most = max(estimate.num_bytes for estimate in estimates.values())
     each = ", ".join(f"{name} {_duration(e.seconds)}" for name, e in estimates.items())

@@ -13,6 +13,7 @@ from tailguard.cli.options import OutOption, RecipeArgument, SetOption
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES, stages_up_to
 
 _SKIPPED = "The stages that it needs run first; stages whose artifact exists are skipped."
+_WITHOUT_MODELS = {"prepare", "plan", "report"}
 _SHORT_STAGES = {"prepare", "sample", "bank", "plan"}
 
 
@@ -43,6 +44,7 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None:
+    from tailguard.artifacts import read_json
     from tailguard.artifacts.manifest import RUN_INDEX_NAME
     from tailguard.cli.show import print_table, progress_bars
     from tailguard.config import load_recipe
@@ -65,13 +67,18 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
         if until not in _SHORT_STAGES:
             warm_up()
         from tailguard.models.quiet import quiet_libraries
-        from tailguard.pipeline.chain import run_chain
+        from tailguard.pipeline.chain import STAGES, run_chain
         from tailguard.pipeline.forecast import forecast_stages
 
         quiet_libraries()
-        # Where something was made already, what is left to do is not known before the chain looks.
-        if until != "prepare" and not (out / RUN_INDEX_NAME).exists():
-            bars.line(brief_estimates(forecast_stages(recipe, inventory, stages)))
+        # What was made for another recipe in this folder counts as made: a guess, until the chain looks.
+        index = out / RUN_INDEX_NAME
+        there: dict[str, str] = read_json(index) if index.is_file() else {}
+        left = [
+            name for name, stage in STAGES.items() if name in stages and stage.kind not in there
+        ]
+        if set(left) - _WITHOUT_MODELS:
+            bars.line(brief_estimates(forecast_stages(recipe, inventory, left)))
 
         def on_stage(name: str, path: Path, skipped: bool) -> None:
             seconds = time.perf_counter() - started

@@ -93,10 +93,14 @@ def certificate_outlook(recipe: Recipe) -> list[CertificateOutlook]:
 
 def budget_unit(recipe: Recipe) -> str:
     """What a cost, and so a budget, of 1 means."""
-    if recipe.scorers.cost_model:
+    source = recipe.scorers.cost_model
+    if source is not None:
+        # A label's score, and a guard's verdict, are log-odds of one outcome against the others.
+        odds = " (log-odds)" if source.endpoint or source.label is not None else ""
+        name = source.python or source.endpoint or source.model
         return (
-            "budgets are in the units of the published cost scorer: look at its scores on answers you"
-            f" know; they are clipped at scorers.cost_bound ({recipe.scorers.cost_bound:g})"
+            f"budgets are in the units of {name}{odds}: look at its scores on answers you know; they"
+            f" are clipped at scorers.cost_bound ({recipe.scorers.cost_bound:g})"
         )
     return (
         "budgets are in log-odds: of two answers whose costs differ by 1, people call the costlier one"
@@ -107,6 +111,10 @@ def budget_unit(recipe: Recipe) -> str:
 def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Iterator[str]:
     yield budget_unit(recipe)
     yield from inventory.notes
+    for given in (recipe.scorers.reward_model, recipe.scorers.cost_model):
+        if given is not None and given.kind != "model":
+            name = given.python or given.endpoint
+            yield f"the time that {name} takes is not in the estimates"
     if not recipe.scorers.cost_model:
         yield from _labels(inventory)
     answers = recipe.data.num_prompts * recipe.bank.num_samples

@@ -253,7 +253,9 @@ def _source(source: str, kind: str, folder: Path) -> str:
             )
         return f"{{endpoint: {_quoted(url)}, model: {_quoted(model)}}}"
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source):
-        upper = ", upper: 10.0" if kind == "cost" else ""
+        # Modules are looked for where the command is run, as `python` does.
+        where = "" if folder.resolve() == Path.cwd() else f", folder: {_quoted(_path('.', folder))}"
+        upper = where + (", upper: 10.0" if kind == "cost" else "")
         note = (
             "  # upper: the largest cost that it gives; larger ones count as that" if upper else ""
         )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
 from tailguard.models.checkpoint import require_checkpoint
 from tailguard.pipeline.sources import model_path
+from tailguard.pipeline.user_function import missing_function
 from tailguard.risk import prompts_needed, shared_confidence
 
 GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
@@ -86,6 +88,8 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
         except InputError as error:
             yield stage, str(error)
     for source in given:
+        if source.python and (wrong := missing_function(source.python, Path(source.folder))):
+            yield "fit-scorers", wrong
         if source.key_env and not os.environ.get(source.key_env):
             yield (
                 "fit-scorers",

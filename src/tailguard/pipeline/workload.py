@@ -112,7 +112,7 @@ class _Workload:
             stages["portfolio"] = read.times(targets, side_by_side=True)
         if recipe.values.guided:
             stages |= self._decoders(targets)
-        return {name: load for name, load in stages.items() if load.num_models}
+        return {name: load for name, load in stages.items() if load.num_models or load.rows}
 
     @property
     def _exchange(self) -> float:
@@ -161,9 +161,20 @@ class _Workload:
         )
 
     def _scored(self, answers: int) -> StageLoad:
-        """Read by the reward's model and by the cost's."""
-        at_most = min(self._exchange, self.recipe.scorers.max_tokens)
-        return StageLoad(read_tokens=2 * answers * at_most, num_models=2)
+        """Read by the reward's model and by the cost's, where they are models that we run."""
+        scorers = self.recipe.scorers
+        whole = min(self._exchange, scorers.max_tokens)
+        alone = min(self.lengths.answer, scorers.max_tokens)
+        read, num_models = 0.0, 0
+        for kind, source in (("reward", scorers.reward_model), ("cost", scorers.cost_model)):
+            if source is not None and source.kind != "model":
+                continue
+            num_models += 1
+            pair = source is None or source.input == "pair"
+            read += whole if pair else alone
+            # A cost that reads pairs is also taken with the prompt withheld.
+            read += alone if pair and kind == "cost" else 0.0
+        return StageLoad(read_tokens=answers * read, num_models=num_models)
 
     def _trained(self) -> StageLoad:
         settings, policy = self.recipe.train, self.recipe.policy

@@ -24,6 +24,7 @@ def chain(monkeypatch):
     def put(run_chain):
         fake = types.SimpleNamespace(
             run_chain=run_chain,
+            STAGES={},
             quiet_libraries=lambda: None,
             forecast_stages=lambda recipe, inventory, stages: {},
         )
@@ -91,7 +92,7 @@ def test_errors(chain, command, recipe, error, status, line):
     assert last.startswith("tailguard: ")
     assert line in last
     assert progress[0].startswith("a: prompts: 512 train, ")
-    assert progress[1:] == ["loading libraries", "no stage of this command runs a model"]
+    assert progress[1:] == ["loading libraries"]
     assert out == ""
 
 
@@ -252,7 +253,7 @@ def test_a_file_larger_than_allowed(tmp_path, recipe):
         "import resource, sys, types; sys.path.insert(0, sys.argv[1])\n"
         "from test_exit_statuses import write_four_megabytes as run_chain\n"
         "fake = types.SimpleNamespace(run_chain=run_chain, quiet_libraries=lambda: None)\n"
-        "fake.forecast_stages = lambda *_: {}\n"
+        "fake.forecast_stages, fake.STAGES = lambda *_: {}, {}\n"
         "for name in ('pipeline.chain', 'pipeline.forecast', 'models.quiet'):\n"
         "    sys.modules['tailguard.' + name] = fake\n"
         "from tailguard.cli import main\n"

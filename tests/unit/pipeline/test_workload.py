@@ -47,9 +47,19 @@ def test_sampling_reads_each_prompt_once_and_draws_in_batches():
 
 
 def test_every_answer_is_read_by_two_scorers():
-    assert loads()["bank"].read_tokens == 2 * 24 * 30
+    # The cost once more, with the prompt withheld.
+    assert loads()["bank"].read_tokens == 24 * (2 * 30 + 20)
     short = loads(scorers=SMALL["scorers"] | {"max_tokens": 25})
-    assert short["bank"].read_tokens == 2 * 24 * 25  # no more than the scorers' window
+    assert short["bank"].read_tokens == 24 * (2 * 25 + 20)  # no more than the scorers' window
+
+
+def test_functions_and_endpoints_run_no_model_of_ours():
+    function = {"python": "a:b", "upper": 1.0}
+    alone = {"model": "a/c", "input": "response"}
+    scorers = SMALL["scorers"] | {"reward_model": function, "cost_model": alone, "pessimism": 0.0}
+    assert loads(scorers=scorers)["bank"].read_tokens == 24 * 20
+    scorers |= {"cost_model": function}
+    assert "bank" not in loads(scorers=scorers)
 
 
 def test_pairs_are_cut_to_num_pairs_and_the_window():
