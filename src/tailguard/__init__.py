@@ -23,7 +23,11 @@ __version__ = "0.1.0"
 
 
 def load_decoder(
-    path: str | os.PathLike[str], *, batch_size: int = 64, trust_remote_code: bool = False
+    path: str | os.PathLike[str],
+    *,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+    device: str = "auto",
 ) -> tailguard.decoding.Decoder:
     """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
 
@@ -33,6 +37,8 @@ def load_decoder(
         trust_remote_code: let the code run that the decoder's model brings, and ask the endpoints and
             run the Python functions that it names as scorers. Only you decide: a folder that says
             so itself is refused without it.
+        device: where to put its models: ``auto`` (a GPU where CUDA has one), ``cpu``, ``cuda``,
+            ``cuda:N`` or ``mps``.
 
     Raises:
         InputError: not a decoder, its reference model is gone or another one, or it names a function
@@ -44,7 +50,7 @@ def load_decoder(
     from tailguard.pipeline import decoder_artifact
 
     return decoder_artifact.load_decoder(
-        Path(path), batch_size=batch_size, trust_remote_code=trust_remote_code
+        Path(path), batch_size=batch_size, trust_remote_code=trust_remote_code, device=device
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailguard.cli.options import DeviceOption
+
 if TYPE_CHECKING:
     from tailguard.risk import RiskLimit
 
@@ -53,6 +55,7 @@ def generate(
         bool, typer.Option("--json", help="Print one JSON object per answer.")
     ] = False,
     trust_remote_code: TrustOption = False,
+    device: DeviceOption = None,
 ) -> None:
     """Answer prompts under a limit on risk.
 
@@ -69,11 +72,15 @@ def generate(
     # Before a model is loaded, which may take minutes, so that wrong input is refused at once.
     parameters = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
     limit = _asked(measure, budget, parameters)
+    from tailguard.models.device import require_device
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import load_decoder
 
+    require_device(device or "auto", "--device")
     quiet_libraries()
-    answers = load_decoder(decoder, trust_remote_code=trust_remote_code).generate(
+    answers = load_decoder(
+        decoder, trust_remote_code=trust_remote_code, device=device or "auto"
+    ).generate(
         asked,
         measure=None if limit is None else limit.measure,
         budget=None if limit is None else limit.budget,
@@ -109,17 +116,20 @@ def serve(
         typer.Option(help="File with one accepted API key per line; by default none is needed."),
     ] = None,
     trust_remote_code: TrustOption = False,
+    device: DeviceOption = None,
 ) -> None:
     """Serve a decoder through an OpenAI-compatible API."""
+    from tailguard.models.device import require_device
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
     from tailguard.serve import serve_decoder
 
     # The server loads it in the background: too late for a message here.
+    require_device(device or "auto", "--device")
     check_decoder(decoder, trust_remote_code=trust_remote_code)
     quiet_libraries()
     serve_decoder(
-        lambda: load_decoder(decoder, trust_remote_code=trust_remote_code),
+        lambda: load_decoder(decoder, trust_remote_code=trust_remote_code, device=device or "auto"),
         host=host,
         port=port,
         api_key_file=api_key_file,
@@ -136,6 +146,7 @@ def certify(
     confidence: Annotated[float, typer.Option(help="Confidence level of the bound.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     trust_remote_code: TrustOption = False,
+    device: DeviceOption = None,
 ) -> None:
     """Bound the tail risk of a decoder's answers to held-out prompts; printed as JSON.
 
@@ -156,5 +167,6 @@ def certify(
         confidence=confidence,
         seed=seed,
         trust_remote_code=trust_remote_code,
+        device=device or "auto",
     )
     typer.echo(json.dumps(shown, indent=1))

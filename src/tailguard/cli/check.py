@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailguard.cli.options import RecipeArgument, SetOption
+from tailguard.cli.options import DeviceOption, RecipeArgument, SetOption, with_device
 
 if TYPE_CHECKING:
     from tailguard.config import Recipe
@@ -35,6 +35,7 @@ def check(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: DeviceOption = None,
 ) -> None:
     """Say what a recipe will do, take and need, and what is wrong with it; runs no stage.
 
@@ -48,7 +49,7 @@ def check(
     from tailguard.pipeline.check import check_recipe, last_stage
     from tailguard.pipeline.stage_names import STAGE_SUMMARIES, stages_up_to
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, with_device(overrides, device))
     last = until or last_stage(loaded)
     if last not in STAGE_SUMMARIES:
         raise InputError(f"--until {last}: no such stage; give one of {', '.join(STAGE_SUMMARIES)}")

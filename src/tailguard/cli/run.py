@@ -9,7 +9,13 @@ from pathlib import Path
 import typer
 
 from tailguard.cli.check import brief, brief_estimates
-from tailguard.cli.options import OutOption, RecipeArgument, SetOption
+from tailguard.cli.options import (
+    DeviceOption,
+    OutOption,
+    RecipeArgument,
+    SetOption,
+    with_device,
+)
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES, stages_up_to
 
 _SKIPPED = "The stages that it needs run first; stages whose artifact exists are skipped."
@@ -17,17 +23,22 @@ _WITHOUT_MODELS = {"prepare", "plan", "report"}
 _SHORT_STAGES = {"prepare", "sample", "bank", "plan"}
 
 
-def demo(out: OutOption = None) -> None:
+def demo(out: OutOption = None, device: DeviceOption = None) -> None:
     """Run the whole chain on the sandbox assistant, in a few minutes on two cores."""
     from importlib.resources import files
 
     recipe = Path(str(files("tailguard.config") / "demo.yaml"))
-    _run(recipe, [], out or Path("out/demo"), "report")
+    _run(recipe, with_device(None, device), out or Path("out/demo"), "report")
 
 
-def run(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    device: DeviceOption = None,
+) -> None:
     """Run all stages of a recipe; stages whose artifact exists are skipped."""
-    _run(recipe, overrides or [], out or Path("out") / recipe.stem, "report")
+    _run(recipe, with_device(overrides, device), out or Path("out") / recipe.stem, "report")
 
 
 def add_stage_commands(app: typer.Typer) -> None:
@@ -37,8 +48,13 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    def command(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
-        _run(recipe, overrides or [], out or Path("out") / recipe.stem, name)
+    def command(
+        recipe: RecipeArgument,
+        overrides: SetOption = None,
+        out: OutOption = None,
+        device: DeviceOption = None,
+    ) -> None:
+        _run(recipe, with_device(overrides, device), out or Path("out") / recipe.stem, name)
 
     return command
 

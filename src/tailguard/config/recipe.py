@@ -16,6 +16,7 @@ from tailguard.config.section import (
     Count,
     CountEach,
     CountOrNone,
+    Device,
     NonNegative,
     PathName,
     Positive,
@@ -37,12 +38,19 @@ class PolicySection(Section):
             temperature. Training needs 1.
         trust_remote_code: run code that comes with the model. Such a model can be planned for
             (``plan``) but not trained.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``, for the policy and what is trained;
+            ``auto`` is a GPU where CUDA has one. Artifacts made on another device are used as they
+            are.
+        dtype: precision of its weights: ``auto``, ``float32``, ``bfloat16`` or ``float16``; ``auto``
+            is float32 on a CPU, elsewhere that of the checkpoint.
     """
 
     model: PathName = "sandbox"
     max_new_tokens: Count = 48
     temperature: Positive = 1.0
     trust_remote_code: bool = False
+    device: Device = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class ScorerSection(Section):
@@ -70,6 +78,7 @@ class ScorerSection(Section):
             is allowed.
         cost_bound: declared largest cost; scores are clipped there. Certificates need it. With
             ``cost_model.upper`` the default is that.
+        device: as ``policy.device``, for scorers and the judge, which are float32 everywhere.
     """
 
     reward_model: GivenScorer = None
@@ -86,6 +95,7 @@ class ScorerSection(Section):
     sign_weight: Positive = 0.5
     pessimism: NonNegative = 0.5
     cost_bound: Positive = 10.0
+    device: Device = "auto"
 
     @model_validator(mode="after")
     def _cost_model_agrees(self) -> ScorerSection:

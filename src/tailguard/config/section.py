@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,16 @@ def possible_path(name: str) -> str:
 
 # A path, or a name on the hub.
 PathName = Annotated[str, AfterValidator(possible_path)]
+
+
+def _device_name(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
+        raise ValueError(f"{name!r} is no device; give auto, cpu, cuda, cuda:N or mps")
+    return name
+
+
+# Left out of what stages' ids are made of: a run that goes on elsewhere uses what it has made.
+Device = Annotated[str, Field(exclude=True), AfterValidator(_device_name)]
 # YAML has lists and no tuples, and strict pydantic would refuse a list for a tuple.
 Names = Annotated[tuple[PathName, ...], Field(strict=False)]
 

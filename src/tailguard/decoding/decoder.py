@@ -104,12 +104,17 @@ class Decoder:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, batch_size: int = 64, trust_remote_code: bool = False
+        cls,
+        path: str | Path,
+        *,
+        batch_size: int = 64,
+        trust_remote_code: bool = False,
+        device: str = "auto",
     ) -> Decoder:
         """`tailguard.load_decoder`, under the name that users of transformers look for."""
         # The pipeline reads what lies on disk. It is above this package, so a hook is needed.
         decoder = hooks.load_decoder(
-            path, batch_size=batch_size, trust_remote_code=trust_remote_code
+            path, batch_size=batch_size, trust_remote_code=trust_remote_code, device=device
         )
         assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
         return decoder

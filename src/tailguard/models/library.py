@@ -160,14 +160,16 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
     return _from_pretrained(AutoTokenizer, path, trust_remote_code=trust_remote_code)
 
 
-def load_causal_lm(path: str, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
-    """A causal LM. Weights are float32 on a CPU, else as stored."""
+def load_causal_lm(
+    path: str, *, device: torch.device, dtype: torch.dtype | None, trust_remote_code: bool = False
+) -> Loaded:
+    """A causal LM; None as the precision is that of the checkpoint."""
     from transformers import AutoModelForCausalLM
 
-    # Half precision on a CPU is slow, and lacks kernels in some builds.
-    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    loaded = _load(AutoModelForCausalLM, path, dtype=dtype, trust_remote_code=trust_remote_code)
-    return Loaded(cast(Any, loaded.model).to(device), loaded.missing)
+    loaded = _load(
+        AutoModelForCausalLM, path, dtype=dtype or "auto", trust_remote_code=trust_remote_code
+    )
+    return loaded._replace(model=move_model(loaded.model, device))
 
 
 def load_classifier(
@@ -196,6 +198,11 @@ def _load(kind: object, path: str, **options: object) -> Loaded:
 def _from_pretrained(kind: object, *where: object, **options: object) -> Any:
     """``from_pretrained``, whose result's type depends on the checkpoint."""
     return cast(Any, kind).from_pretrained(*where, **options)
+
+
+def move_model(model: LanguageModel, device: torch.device) -> LanguageModel:
+    """The model, its weights on this device."""
+    return cast(Any, model).to(device)
 
 
 @contextmanager

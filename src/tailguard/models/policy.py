@@ -22,6 +22,7 @@ from tailguard.models.adapter import merge_adapter_folder
 from tailguard.models.chat_text import render_prompt
 from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.checkpoint import require_checkpoint
+from tailguard.models.device import find_device, find_dtype
 from tailguard.models.library import (
     LOAD_ERRORS,
     LanguageModel,
@@ -131,7 +132,8 @@ def load_policy(
     adapter: Path | None = None,
     *,
     trust_remote_code: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Policy:
     """Load a causal LM from a folder or a hub name, in evaluation mode.
 
@@ -139,12 +141,16 @@ def load_policy(
         path: the checkpoint; weights must be safetensors.
         adapter: a peft LoRA adapter, merged into the weights where that changes nothing else.
         trust_remote_code: let the checkpoint's own Python run.
-        device: where to put it. Weights are float32 on a CPU, else as stored.
+        device: where to put it; see `tailguard.models.device.find_device`.
+        dtype: precision of the weights; ``auto`` is float32 on a CPU, elsewhere that of the
+            checkpoint.
 
     Raises:
         InputError: nothing there, not a causal LM, weights that are not safetensors, or an adapter
             that is not whole.
     """
+    place = find_device(device)
+    precision = find_dtype(dtype, place)
     require_checkpoint(path, "policy")
     name = f"policy {str(path)!r}"
     try:
@@ -153,7 +159,7 @@ def load_policy(
             tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
             check_template(tokenizer)
             model, missing = load_causal_lm(
-                str(path), device=device, trust_remote_code=trust_remote_code
+                str(path), device=place, dtype=precision, trust_remote_code=trust_remote_code
             )
     except InputError as error:
         raise InputError(f"{name}: {error}") from error

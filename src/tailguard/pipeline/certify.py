@@ -14,6 +14,7 @@ from tailguard.artifacts import hash_of, read_calls, record_call, require_record
 from tailguard.data import Prompt, prompt_id
 from tailguard.decoding import CalibratedProfile, match_profile
 from tailguard.errors import InputError
+from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
@@ -38,6 +39,7 @@ def certify_decoder(
     confidence: float,
     seed: int,
     trust_remote_code: bool = False,
+    device: str = "auto",
 ) -> dict[str, object]:
     """Bound the CVaR of what a decoder serves on prompts that it never saw, and record the call.
 
@@ -53,6 +55,7 @@ def certify_decoder(
         confidence: confidence level of the bound, at least .5.
         seed: seed of the sampling.
         trust_remote_code: let the code run that the decoder's model brings.
+        device: where to put the models.
 
     Raises:
         InputError: a prompt that the decoder was trained or calibrated on, or that is there twice,
@@ -62,6 +65,7 @@ def certify_decoder(
     """
     check_tail_mass(tail_mass, "--tail-mass")
     check_confidence(confidence, "--confidence")
+    require_device(device, "--device")
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
     profile, threshold = _profile(content, CVaR(tail_mass), budget)
     # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
@@ -72,7 +76,7 @@ def certify_decoder(
     prompts_hash = _require_fresh(prompts, directory)
     _require_enough(len(prompts), measure, confidence)
     require_recordable(directory)
-    decoder = load_decoder(directory, trust_remote_code=trust_remote_code)
+    decoder = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
     drafts = draft_in_parts(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
     )

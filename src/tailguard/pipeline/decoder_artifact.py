@@ -18,6 +18,7 @@ from tailguard.decoding import (
 )
 from tailguard.engines import tested_policy
 from tailguard.errors import InputError, first_line
+from tailguard.models.device import require_device
 from tailguard.models.policy import load_policy
 from tailguard.pipeline.requirements import GUIDED_TWICE
 from tailguard.pipeline.scorer_artifact import Kind, load_scorers, source_hashes
@@ -41,6 +42,7 @@ class DecoderFile:
         max_scorer_tokens: longest text that is scored.
         profiles: the calibrated grid.
         thresholds: ν of each profile's certificate.
+        dtype: precision of the policy's weights, as the recipe has it.
         given: the scorers that were given and not fitted, which are in the artifact itself.
         scorer_hashes: given scorer → its content hash; a changed one is refused.
     """
@@ -52,6 +54,7 @@ class DecoderFile:
     max_scorer_tokens: int
     profiles: tuple[CalibratedProfile, ...]
     thresholds: tuple[Threshold, ...]
+    dtype: str = "auto"
     given: dict[Kind, ScorerSource] = field(default_factory=dict[Kind, ScorerSource])
     scorer_hashes: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -96,6 +99,7 @@ def check_decoder(
         path: of the decoder, or of the folder of its run.
         trust_remote_code: let the code run that its model brings, and its functions and endpoints
             score. A folder comes from anywhere, so what its own file says is only a question.
+        dtype: precision of the policy's weights, as the recipe has it.
         given: the scorers that were given when it was made, if the caller knows them.
 
     Raises:
@@ -134,6 +138,7 @@ def load_decoder(
     batch_size: int = 64,
     trust_remote_code: bool = False,
     given: Mapping[Kind, ScorerSource] | None = None,
+    device: str = "auto",
 ) -> Decoder:
     """The decoder in an artifact or in a run's folder; arguments as of `tailguard.load_decoder`.
 
@@ -143,13 +148,15 @@ def load_decoder(
         InputError: as `check_decoder`, a model in it cannot be read, or heads were fitted for
             another policy than the one in their folder.
     """
+    require_device(device)
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code, given=given)
+    sources = content.given if given is None else given
     reward, cost = load_scorers(
-        directory / "scorers", content.max_scorer_tokens, content.given if given is None else given
+        directory / "scorers", content.max_scorer_tokens, sources, device=device
     )
     return Decoder(
         {
-            folder.name: _guided_policy(folder, content)
+            folder.name: _guided_policy(folder, content, device)
             for folder in sorted((directory / "policies").iterdir())
         },
         content.profiles,
@@ -176,7 +183,7 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
     raise InputError(GUIDED_TWICE)
 
 
-def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
+def _guided_policy(folder: Path, content: DecoderFile, device: str) -> GuidedPolicy:
     adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
     heads = ProcessHeads.load(folder / "heads.safetensors")
     try:  # a seal can be renewed by hand; these hashes are in the heads' file
@@ -184,10 +191,14 @@ def _guided_policy(folder: Path, content: DecoderFile) -> GuidedPolicy:
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     policy = load_policy(
-        model_path(content.model), adapter, trust_remote_code=content.trust_remote_code
+        model_path(content.model),
+        adapter,
+        trust_remote_code=content.trust_remote_code,
+        device=device,
+        dtype=content.dtype,
     )
     tested_policy(policy)  # refused now, and not at the first question
-    return GuidedPolicy(policy, heads)
+    return GuidedPolicy(policy, heads.to(policy.device))
 
 
 def _profile_to_json(profile: CalibratedProfile) -> dict[str, Json]:

@@ -20,7 +20,9 @@ def build_judge(work: Work) -> Judge:
         InputError: no pairs are left to fit one on.
     """
     name = JUDGE_OF_DATA[work.recipe.data.source]
-    judge = JUDGES[name](JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps))
+    judge = JUDGES[name](
+        JudgeInputs(lambda kind: _judge_pairs(work, kind), work.steps, work.recipe.scorers.device)
+    )
     if judge is None:
         raise InputError(
             "evaluate: no pairs are left for an independent judge; give data.reward_pairs and"

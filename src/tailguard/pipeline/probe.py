@@ -13,9 +13,9 @@ import torch
 from tailguard.config import Recipe
 from tailguard.data import Prompt
 from tailguard.engines import response_hidden_states, sample_responses
-from tailguard.models.policy import Policy, load_policy, tokenize_prompts
+from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.pipeline.inventory import Inventory
-from tailguard.pipeline.sources import policy_path
+from tailguard.pipeline.sources import load_reference
 from tailguard.pipeline.workload import Lengths
 
 _FEW_ROWS, _MANY_ROWS = 4, 64
@@ -191,7 +191,7 @@ def _measure_reading(
 
 def _load(recipe: Recipe, clock: Callable[[], float]) -> tuple[Policy, float]:
     started = clock()
-    policy = load_policy(policy_path(recipe), trust_remote_code=recipe.policy.trust_remote_code)
+    policy = load_reference(recipe)
     return policy, clock() - started
 
 

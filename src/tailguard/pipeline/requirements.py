@@ -13,6 +13,7 @@ from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
 from tailguard.models.checkpoint import require_checkpoint
+from tailguard.models.device import require_device
 from tailguard.pipeline.sources import model_path
 from tailguard.pipeline.user_function import missing_function
 from tailguard.risk import prompts_needed, shared_confidence
@@ -42,6 +43,7 @@ def unmet_requirements(recipe: Recipe, stages: Collection[str]) -> list[str]:
 
 def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Pairs of the stage that would fail and the message that says why."""
+    yield from _devices(recipe)
     yield from _models(recipe)
     yield from _own_code(recipe)
     if not recipe.plan.targets and not recipe.plan.num_members:
@@ -70,6 +72,16 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield from _too_few_to_certify(recipe)
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
+
+
+def _devices(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    # `prepare` is the stage that every other one needs.
+    places = {"policy.device": recipe.policy.device, "scorers.device": recipe.scorers.device}
+    for key, name in places.items():
+        try:
+            require_device(name, key)
+        except InputError as error:
+            yield "prepare", str(error)
 
 
 def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,9 @@ def source_hashes(sources: Mapping[Kind, ScorerSource]) -> dict[str, str]:
     return found
 
 
-def open_source(source: ScorerSource, kind: Kind, max_tokens: int) -> Scorer:
+def open_source(
+    source: ScorerSource, kind: Kind, max_tokens: int, *, device: str = "auto"
+) -> Scorer:
     """A scorer that a recipe gives. Of a function, this runs the code.
 
     Raises:
@@ -70,11 +72,16 @@ def open_source(source: ScorerSource, kind: Kind, max_tokens: int) -> Scorer:
         input=source.input,
         combine="worst" if kind == "cost" else "mean",
         max_tokens=max_tokens,
+        device=device,
     )
 
 
 def load_scorers(
-    directory: Path, max_tokens: int, sources: Mapping[Kind, ScorerSource]
+    directory: Path,
+    max_tokens: int,
+    sources: Mapping[Kind, ScorerSource],
+    *,
+    device: str = "auto",
 ) -> tuple[Scorer, Scorer]:
     """The reward and the cost scorer in a folder that ``fit-scorers`` wrote.
 
@@ -83,15 +90,18 @@ def load_scorers(
         max_tokens: longest text that a classifier reads at once.
         sources: of the scorers that were given and not fitted. They are the caller's, and not what
             the folder says: a folder does not decide to run code or to send texts anywhere.
+        device: where to put classifiers.
     """
     maps: dict[str, Json] = read_json(directory / SOURCES_NAME)["maps"]
 
     def load(kind: Kind) -> Scorer:
         if kind in sources:
-            return open_source(sources[kind], kind, max_tokens)
+            return open_source(sources[kind], kind, max_tokens, device=device)
         # A fitted scorer has a map to its calibrated units; a given one is used in its own.
         combine = "worst" if kind == "cost" else "mean"
-        scorer = load_scorer(directory / kind, combine=combine, max_tokens=max_tokens)
+        scorer = load_scorer(
+            directory / kind, combine=combine, max_tokens=max_tokens, device=device
+        )
         return MappedScorer(scorer, ScoreMap.from_json(maps[kind])) if kind in maps else scorer
 
     cost = load("cost")
@@ -102,5 +112,7 @@ def load_scorers(
 
 def load_scorer_pair(directory: Path, settings: ScorerSection) -> ScorerPair:
     """The scorers of a ScorerPair artifact, the cost read pessimistically."""
-    reward, cost = load_scorers(directory, settings.max_tokens, given_sources(settings))
+    reward, cost = load_scorers(
+        directory, settings.max_tokens, given_sources(settings), device=settings.device
+    )
     return ScorerPair(reward, PessimisticCost(cost, settings.pessimism, settings.cost_bound))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailguard.artifacts import content_hash, files_below
 from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
+
+if TYPE_CHECKING:
+    from tailguard.models.policy import Policy
 
 SANDBOX_MODEL = "sandbox"
 _FILES = (".jsonl", ".gz", ".parquet", ".json", ".csv", ".txt")
@@ -26,6 +30,19 @@ def model_path(name: str) -> str:
     from tailguard.lab.sandbox import base_policy_path
 
     return str(base_policy_path())
+
+
+def load_reference(recipe: Recipe, adapter: Path | None = None) -> Policy:
+    """The recipe's policy where the recipe puts it, with an adapter merged into it."""
+    from tailguard.models.policy import load_policy
+
+    return load_policy(
+        policy_path(recipe),
+        adapter,
+        trust_remote_code=recipe.policy.trust_remote_code,
+        device=recipe.policy.device,
+        dtype=recipe.policy.dtype,
+    )
 
 
 def policy_input(recipe: Recipe) -> dict[str, str]:

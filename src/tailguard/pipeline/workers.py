@@ -59,7 +59,7 @@ def map_side_by_side(
     Raises:
         TailguardError: a process was killed; else what ``function`` raises.
     """
-    threads = _threads()
+    threads = _threads(work)
     jobs = min(len(parts), threads)
     if jobs <= 1:
         return [function(work, part) for part in parts]
@@ -104,11 +104,15 @@ def warm_up() -> None:
         forkserver.ensure_running()
 
 
-def _threads() -> int:
+def _threads(work: Work) -> int:
     import torch
 
-    # One GPU is not faster for being shared.
-    return 1 if torch.cuda.is_available() else torch.get_num_threads()
+    from tailguard.models.device import find_device
+
+    recipe = work.recipe
+    kinds = {find_device(name).type for name in (recipe.policy.device, recipe.scorers.device)}
+    # One GPU is not faster for being shared, and each process would hold its own copies on it.
+    return torch.get_num_threads() if kinds == {"cpu"} else 1
 
 
 def _context() -> ForkServerContext:

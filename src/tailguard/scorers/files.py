@@ -11,7 +11,14 @@ from torch import Tensor
 
 from tailguard.errors import InputError, first_line
 from tailguard.models.checkpoint import require_checkpoint
-from tailguard.models.library import LOAD_ERRORS, load_classifier, load_config, load_tokenizer
+from tailguard.models.device import find_device
+from tailguard.models.library import (
+    LOAD_ERRORS,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    move_model,
+)
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
@@ -28,6 +35,7 @@ def load_scorer(
     combine: Literal["worst", "mean"] = "worst",
     allow_pickle: bool = False,
     max_tokens: int | None = None,
+    device: str = "auto",
 ) -> SequenceClassificationScorer:
     """Read a sequence classifier from a folder or by hub name, in float32.
 
@@ -41,11 +49,13 @@ def load_scorer(
             ``mean`` for a reward.
         allow_pickle: read ``pytorch_model.bin`` too. Off unless asked for.
         max_tokens: longest input; by default what model and tokenizer allow.
+        device: where to put it; see `tailguard.models.device.find_device`.
 
     Raises:
         InputError: missing, not a sequence classifier, several outputs and no label, pickled weights,
             or heads that do not fit. One line, naming the path.
     """
+    place = find_device(device)
     source = str(path)
     folder = Path(path)
     require_checkpoint(path, "scorer", beside=HEADS_FILE, allow_pickle=allow_pickle)
@@ -61,6 +71,7 @@ def load_scorer(
                 allow_pickle=allow_pickle,
                 trust_remote_code=trust_remote_code,
             )
+            model = move_model(model, place)
             tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     except (*LOAD_ERRORS, SafetensorError) as error:
         if isinstance(error, InputError):

@@ -23,6 +23,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 
 from tailguard.errors import InputError, first_line
 from tailguard.models.checkpoint import require_checkpoint
+from tailguard.models.device import find_device, on_one_device, trains_on_cpu
 from tailguard.models.library import (
     LOAD_ERRORS,
     LanguageModel,
@@ -55,6 +56,7 @@ class ScorerTraining:
         weight_decay: AdamW's.
         num_trained_layers: train only the last so many layers and the score; ``None`` for all.
         sign_weight: weight of the sign loss relative to Bradley–Terry.
+        device: where to train; the first GPU or the CPU.
         centre_weight: weight of (s_higher + s_lower)², which keeps scores near zero where no
             answer has a sign.
     """
@@ -67,6 +69,7 @@ class ScorerTraining:
     weight_decay: float = 0.01
     num_trained_layers: int | None = None
     sign_weight: float = 0.5
+    device: str = "auto"
     centre_weight: float = 0.01
 
     def __post_init__(self) -> None:
@@ -109,7 +112,7 @@ def fit_scorer(
         _freeze(model, settings.num_trained_layers)
         trainer: Any = _SignedRewardTrainer(
             model=cast(PreTrainedModel, model),
-            args=_trainer_arguments(folder, settings, seed, signed=_signed(pairs)),
+            args=on_one_device(_trainer_arguments(folder, settings, seed, signed=_signed(pairs))),
             train_dataset=_dataset(tokenizer, pairs, settings),
             processing_class=cast(PreTrainedTokenizerBase, tokenizer),
             data_collator=_SignedCollator(pad_token_id=pad_with_end(tokenizer)),
@@ -118,7 +121,7 @@ def fit_scorer(
         trainer.sign_weight = settings.sign_weight
         trainer.remove_callback(PrinterCallback)
         result = trainer.train()
-        model = trainer.accelerator.unwrap_model(trainer.model).cpu()
+        model = trainer.accelerator.unwrap_model(trainer.model)
     model.requires_grad_(True)
     metrics = {"train_loss": float(result.training_loss), "num_steps": float(result.global_step)}
     return SequenceClassificationScorer(model, tokenizer, max_tokens=settings.max_tokens), metrics
@@ -244,6 +247,7 @@ def _trainer_arguments(
         activation_checkpointing=False,
         # TRL's default is bfloat16, in which scores that are close tie.
         bf16=False,
+        use_cpu=trains_on_cpu(find_device(settings.device)),
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_strategy="no",
         save_strategy="no",

@@ -35,7 +35,13 @@ class TrainedAdapter:
 
 
 def open_adapter(
-    base: str | Path, start_adapter: Path | None = None, *, rank: int = 16, seed: int = 0
+    base: str | Path,
+    start_adapter: Path | None = None,
+    *,
+    rank: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Policy:
     """The base policy with a trainable LoRA adapter on all that `coverage` covers.
 
@@ -44,6 +50,8 @@ def open_adapter(
         start_adapter: continue this adapter; otherwise a fresh one, whose update is zero.
         rank: of a fresh adapter; its scale is 2, so alpha is 2·rank.
         seed: of a fresh adapter's first weights.
+        device: as of `load_policy`.
+        dtype: of the base policy's weights, as of `load_policy`; the adapter's are float32.
 
     Returns:
         A policy whose model is a peft model; only the adapter's weights take gradients.
@@ -53,7 +61,7 @@ def open_adapter(
     """
     from peft import get_peft_model
 
-    policy = load_policy(base)
+    policy = load_policy(base, device=device, dtype=dtype)
     switch_off_dropout(policy.model)
     if start_adapter is not None:
         model = open_adapter_folder(policy.model, Path(start_adapter), trainable=True)

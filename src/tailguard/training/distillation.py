@@ -50,6 +50,8 @@ class DistillationSettings:
     learning_rate: float = 1e-3
     rank: int = 16
     seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("draws_per_prompt", "num_passes", "batch_size", "micro_batch", "rank"):
@@ -91,7 +93,9 @@ def distil(
             tokens that the policy does not have.
     """
     law = _check_weights(prompts, token_ids, weights)
-    policy = open_adapter(base, rank=settings.rank, seed=settings.seed)
+    policy = open_adapter(
+        base, rank=settings.rank, seed=settings.seed, device=settings.device, dtype=settings.dtype
+    )
     generator = np.random.default_rng(settings.seed)
     prompt_ids = _check_tokens(policy, prompts, token_ids)
     rows: list[Row] = []

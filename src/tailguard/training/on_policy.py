@@ -17,6 +17,7 @@ from trl.trainer.rloo_config import RLOOConfig
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
+from tailguard.models.device import find_device, on_one_device, trains_on_cpu
 from tailguard.models.policy import Policy, render_prompt, tokenize_prompts
 from tailguard.models.quiet import quiet_transformers, without_announcements
 from tailguard.models.random_state import seeded
@@ -70,6 +71,8 @@ class RLOOSettings:
         pid: the multiplier's controller, in Newton steps (`newton_scale`).
         window_size: recent costs kept for the tail; None for enough.
         seed: of everything random.
+        device: where to train; the first GPU or the CPU.
+        dtype: of the base policy's weights, as of `load_policy`.
     """
 
     kl_coef: float = 0.1
@@ -84,6 +87,8 @@ class RLOOSettings:
     pid: PID = field(default_factory=PID)
     window_size: int | None = None
     seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "prompts_per_step", "max_new_tokens", "micro_batch", "rank"):
@@ -141,7 +146,14 @@ def train_rloo(
         seeded(settings.seed),
         tempfile.TemporaryDirectory() as scratch,
     ):
-        policy = open_adapter(base, start_adapter, rank=settings.rank, seed=settings.seed)
+        policy = open_adapter(
+            base,
+            start_adapter,
+            rank=settings.rank,
+            seed=settings.seed,
+            device=settings.device,
+            dtype=settings.dtype,
+        )
         # What is too long is refused now, and not at the step that draws it.
         tokenize_prompts(policy, prompts, settings.max_new_tokens)
         recorder = _Recorder(on_progress)
@@ -150,7 +162,7 @@ def train_rloo(
             _score_function("reward", scorers.reward, prompts),
             cost_funcs=_score_function("cost", scorers.cost, prompts, settings.pessimism),
             constraints=constraints,
-            args=_arguments(settings, scratch),
+            args=on_one_device(_arguments(settings, scratch)),
             train_dataset=_dataset(policy, prompts),
             processing_class=policy.tokenizer,
             callbacks=[recorder],
@@ -189,6 +201,7 @@ def _arguments(settings: RLOOSettings, scratch: str) -> RLOOConfig:
         report_to="none",
         disable_tqdm=True,
         bf16=False,
+        use_cpu=trains_on_cpu(find_device(settings.device)),
         activation_checkpointing=False,
         dataloader_pin_memory=False,
         # With dropout, π at sampling and π at the step are different policies.

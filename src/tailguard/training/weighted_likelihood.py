@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from tailguard.models.device import on_one_device, trains_on_cpu
 from tailguard.models.library import LanguageModel, only_columns
 from tailguard.models.policy import Policy
 from tailguard.models.trainer_steps import Progress, StepProgress
@@ -189,12 +190,13 @@ def weighted_likelihood_trainer(
         disable_tqdm=True,
         seed=seed,
         dataloader_pin_memory=False,
+        use_cpu=trains_on_cpu(policy.device),
     )
     curve: list[dict[str, float]] = []
     pad = policy.pad_token_id
     trainer = WeightedLikelihoodTrainer(
         model=cast(nn.Module, policy.model),
-        args=arguments,
+        args=on_one_device(arguments),
         train_dataset=cast(Any, list(rows)),
         data_collator=lambda part: collate(part, pad)._asdict(),
         callbacks=[_Recorder(curve, on_progress)],

@@ -206,9 +206,9 @@ def test_a_folder_does_not_decide_that_code_may_run(decoder, monkeypatch):
     asked: list[object] = []
     load_policy = decoder_artifact.load_policy
 
-    def spy(*arguments: Any, trust_remote_code: bool) -> Any:
+    def spy(*arguments: Any, trust_remote_code: bool, **options: Any) -> Any:
         asked.append(trust_remote_code)
-        return load_policy(*arguments, trust_remote_code=False)
+        return load_policy(*arguments, trust_remote_code=False, **options)
 
     monkeypatch.setattr(decoder_artifact, "load_policy", spy)
     tailguard.load_decoder(decoder, trust_remote_code=True)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from tailguard.config import FileData, Recipe
@@ -143,3 +144,23 @@ def test_another_judge_needs_no_pairs(monkeypatch):
 def test_distillation_alone_takes_a_per_prompt_target():
     target = TARGET | {"scope": "per_prompt"}
     check_requirements(recipe(plan={"targets": [target]}, train={"num_steps": 0}), STAGES)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("key", ["policy", "scorers"])
+def test_a_device_that_is_not_here_is_told_first(no_gpu, key):
+    with pytest.raises(InputError, match=rf"{key}\.device: cuda:1 is not here"):
+        check_requirements(recipe(**{key: {"device": "cuda:1"}}), {"prepare"})
+
+
+def test_what_was_made_on_one_device_is_used_on_another():
+    here = recipe(policy={"device": "cpu"}, scorers={"device": "cpu"})
+    there = recipe(policy={"device": "cuda:1"}, scorers={"device": "mps"})
+    other = recipe(policy={"dtype": "bfloat16"})
+    for stage in STAGES.values():
+        assert stage.config(here) == stage.config(there) == stage.config(recipe())
+    assert STAGES["sample"].config(other) != STAGES["sample"].config(here)

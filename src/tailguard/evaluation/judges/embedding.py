@@ -12,6 +12,7 @@ import torch
 
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import ENCODER_PACKAGE
+from tailguard.models.device import find_device
 from tailguard.models.quiet import quiet_transformers
 
 _MAX_TOKENS = 256  # the model's own default; longer texts lose their end
@@ -38,14 +39,16 @@ class SentenceEncoder:
     The last 50,000 texts are remembered: the same prompts are judged with every policy's answers.
     """
 
-    def __init__(self, folder: Path | None = None, batch_tokens: int = 4096) -> None:
+    def __init__(
+        self, folder: Path | None = None, batch_tokens: int = 4096, *, device: str = "auto"
+    ) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         source = str(folder or embedding_folder())
         with quiet_transformers():
             self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(source)
             model: Any = cast(Any, AutoModel).from_pretrained(source, dtype=torch.float32)
-        self._model: Any = model.eval()
+        self._model: Any = model.eval().to(find_device(device))
         self._batch_tokens = batch_tokens
         self._known: dict[str, np.ndarray] = {}
 
@@ -93,8 +96,8 @@ class SentenceEncoder:
         return out
 
     def _embed(self, rows: list[list[int]]) -> np.ndarray:
-        batch = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        batch = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self._model.device)
         hidden = self._model(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None].to(hidden.dtype)
         pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        return torch.nn.functional.normalize(pooled, dim=1).numpy()
+        return torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()

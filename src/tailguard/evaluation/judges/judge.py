@@ -55,7 +55,9 @@ class JudgeInputs:
         pairs: (pairs to fit on, held-out pairs) for a kind of score, read when called; None where
             the run has none. No scorer has seen these pairs.
         steps: progress of one named thing, as (done, total).
+        device: where to put its models.
     """
 
     pairs: Callable[[Kind], tuple[ResponsePairs, ResponsePairs] | None]
     steps: Callable[[str], Callable[[int, int], None]]
+    device: str = "auto"

@@ -14,7 +14,7 @@ def minilm_judge(inputs: JudgeInputs) -> Judge | None:
     if reward_pairs is None or cost_pairs is None:
         return None
     # One encoder for both: it remembers embeddings, and most prompts stand in both sets.
-    encoder = SentenceEncoder()
+    encoder = SentenceEncoder(device=inputs.device)
     reward, reward_figures = fit_judge(
         *reward_pairs, kind="reward", encoder=encoder, on_progress=inputs.steps("judge of reward")
     )

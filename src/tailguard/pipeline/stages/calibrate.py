@@ -203,7 +203,8 @@ def _guided_policy(work: Work, name: str) -> GuidedPolicy:
     heads = ProcessHeads.load(work.parents["fit-values"] / name / HEADS_NAME)
     adapter = trained_adapter(work.parents["train"], name)
     heads.require_policy(policy_input(work.recipe)["policy"], adapter_hash(adapter))
-    return GuidedPolicy(load_trained(work.recipe, work.parents["train"], name), heads)
+    policy = load_trained(work.recipe, work.parents["train"], name)
+    return GuidedPolicy(policy, heads.to(policy.device))
 
 
 def _write(
@@ -229,6 +230,7 @@ def _write(
         max_scorer_tokens=recipe.scorers.max_tokens,
         profiles=tuple(calibrated.profile for calibrated in made),
         thresholds=tuple(calibrated.threshold for calibrated in made),
+        dtype=recipe.policy.dtype,
         given=given_sources(recipe.scorers),
         scorer_hashes=source_hashes(given_sources(recipe.scorers)),
     )

@@ -194,6 +194,7 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         batch_size=work.recipe.bank.batch_size,
         trust_remote_code=work.recipe.policy.trust_remote_code,
         given=given_sources(work.recipe.scorers),
+        device=work.recipe.policy.device,
     )
     setting = decoder.profiles[number].setting
     drafts = draft_in_parts(

@@ -162,7 +162,7 @@ def _check_given(
 ) -> tuple[ScorerCheck, dict[str, object]]:
     """Hold a given scorer to its promises, and to a direction if there are pairs."""
     settings = work.recipe
-    scorer = open_source(source, kind, settings.scorers.max_tokens)
+    scorer = open_source(source, kind, settings.scorers.max_tokens, device=settings.scorers.device)
     window = getattr(scorer, "max_tokens", None)
     if window is not None and settings.policy.max_new_tokens > window:
         raise InputError(

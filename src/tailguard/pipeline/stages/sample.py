@@ -13,8 +13,8 @@ from tailguard.config import Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
 from tailguard.engines import sample_responses
-from tailguard.models.policy import Policy, load_policy
-from tailguard.pipeline.sources import policy_input, policy_path
+from tailguard.models.policy import Policy
+from tailguard.pipeline.sources import load_reference, policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.prepare import read_split
 
@@ -32,7 +32,7 @@ def _config(recipe: Recipe) -> dict[str, object]:
 
 def _build(work: Work) -> dict[str, object]:
     recipe = work.recipe
-    policy = load_policy(policy_path(recipe), trust_remote_code=recipe.policy.trust_remote_code)
+    policy = load_reference(recipe)
     prompts = read_split(work.parents["prepare"], "train")
     answers = draw_answers(
         policy, prompts, num_samples=recipe.bank.num_samples, work=work, purpose="bank"

@@ -18,10 +18,10 @@ from tailguard.artifacts import (
 )
 from tailguard.config import Recipe
 from tailguard.errors import InputError
-from tailguard.models.policy import Policy, load_policy
+from tailguard.models.policy import Policy
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan, read_weights
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
-from tailguard.pipeline.sources import policy_input, policy_path
+from tailguard.pipeline.sources import load_reference, policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work, settings_of
 from tailguard.pipeline.stages.bank import BANK_NAME, read_bank
 from tailguard.pipeline.stages.prepare import read_split
@@ -96,11 +96,7 @@ def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:
     Raises:
         InputError: an unknown policy, or its files were changed.
     """
-    return load_policy(
-        policy_path(recipe),
-        trained_adapter(policy_set, name),
-        trust_remote_code=recipe.policy.trust_remote_code,
-    )
+    return load_reference(recipe, trained_adapter(policy_set, name))
 
 
 def trained_adapter(policy_set: Path, name: str) -> Path | None:
@@ -183,6 +179,8 @@ def _distil(work: Work, target: PlannedTarget, out: Path) -> TrainedAdapter:
             num_passes=recipe.train.distill_epochs,
             learning_rate=recipe.train.distill_learning_rate,
             seed=work.seed(f"distil {target.name}"),
+            device=recipe.policy.device,
+            dtype=recipe.policy.dtype,
         ),
         on_progress=work.steps(f"{target.name}: distillation"),
     )
@@ -209,6 +207,8 @@ def _on_policy(work: Work, target: PlannedTarget, start: Path, out: Path) -> Tra
             kl_coef=recipe.plan.kl_coef,
             max_new_tokens=recipe.policy.max_new_tokens,
             seed=work.seed(f"rloo {target.name}"),
+            device=recipe.policy.device,
+            dtype=recipe.policy.dtype,
         ),
         start_adapter=start,
         on_progress=work.steps(f"{target.name}: on-policy"),
