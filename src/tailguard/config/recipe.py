@@ -36,13 +36,9 @@ class PolicySection(Section):
         max_new_tokens: length limit of an answer.
         temperature: sampling temperature; the reference distribution π_ref is the model at this
             temperature. Training needs 1.
-        trust_remote_code: run code that comes with the model. Such a model can be planned for
-            (``plan``) but not trained.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``, for the policy and what is trained;
-            ``auto`` is a GPU where CUDA has one. Artifacts made on another device are used as they
-            are.
-        dtype: precision of its weights: ``auto``, ``float32``, ``bfloat16`` or ``float16``; ``auto``
-            is float32 on a CPU, elsewhere that of the checkpoint.
+        trust_remote_code: run code that comes with the model, which is then not trained.
+        device: ``auto`` (a GPU where CUDA has one), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: precision of its weights; ``auto`` is float32 on a CPU, else the checkpoint's.
     """
 
     model: PathName = "sandbox"
@@ -57,8 +53,7 @@ class ScorerSection(Section):
     """Reward and cost scorers: fitted on the preferences, or published ones.
 
     Attributes:
-        reward_model: a scorer that is given: the name of a sequence classifier, or a section; empty
-            to fit one.
+        reward_model: a given scorer: a sequence classifier's name, or a section; empty to fit one.
         cost_model: the same for the cost: larger is worse, and above 0 is unsafe.
         backbone: causal LM to fit the scorers from; empty for the reference policy.
         num_heads: members of the ensemble.
@@ -70,9 +65,8 @@ class ScorerSection(Section):
             loses its beginning; a longer answer is read in windows that overlap, of which the
             largest cost, and the mean reward, counts.
         num_pairs: largest number of pairs per scorer.
-        sign_weight: weight of the safe/unsafe signs relative to the comparisons of cost. Signs fix
-            the zero of the cost; where comparisons follow Bradley–Terry in units of cost, a small
-            weight keeps those units.
+        sign_weight: weight of safe/unsafe signs beside comparisons of cost. Signs fix the cost's
+            zero; comparisons fix its units, which a small weight keeps.
         pessimism: κ; the cost used everywhere is the ensemble's mean + κ · its spread. With a
             ``cost_model`` of one member, whose spread is unknown, the default is 0, and nothing else
             is allowed.
