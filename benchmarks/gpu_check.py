@@ -42,7 +42,7 @@ from tailguard.lab.sandbox.requests import sample_requests
 from tailguard.models.policy import Policy, load_policy
 from tailguard.models.quiet import quiet_libraries
 from tailguard.risk import CVaR
-from tailguard.scorers import load_scorer
+from tailguard.scorers import fit_ensemble, load_scorer
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.values import pessimistic_scorer
 from tailguard.values.process_heads import ProcessHeads
@@ -201,7 +201,17 @@ def scorer_checks(device: str, folder: Path) -> Iterator[tuple[str, Callable[[],
         scorer.score(PROMPTS, answers)
         return figures["train_loss"]
 
+    def ensemble(where: str) -> np.ndarray:
+        pairs = ResponsePairs(PROMPTS, answers, PROMPTS)
+        scorer = load_scorer(folder / "scorer", device=where)
+        return fit_ensemble(scorer, pairs).score(PROMPTS, answers)
+
     yield "scores", lambda: largest(scores(device), scores("cpu")), TOLERANCES["float32"]
+    yield (
+        "scores of a fitted ensemble",
+        lambda: largest(ensemble(device), ensemble("cpu")),
+        TOLERANCES["float32"],
+    )
     if TRAINS:
         yield "loss of fitting a scorer", lambda: largest(loss(device), loss("cpu")), 0.02
 

@@ -103,7 +103,8 @@ def fit_ensemble(
         InputError: the model has no linear score layer.
     """
     features = PairFeatures.of(scorer, pairs)
-    centre = require_score_layer(scorer.model).weight.detach()[0]
+    # On the CPU, where the features are and where a seed gives the same draws on every machine.
+    centre = require_score_layer(scorer.model).weight.detach()[0].cpu()
     heads = fit_heads(
         features, centre, settings=settings, generator=torch.Generator().manual_seed(seed)
     )
