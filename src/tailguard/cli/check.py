@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,10 +89,20 @@ def brief(inventory: Inventory) -> str:
 
 def brief_estimates(estimates: Mapping[str, StageEstimate]) -> str:
     """What a run will take, in a line."""
-    total = sum(estimate.seconds for estimate in estimates.values())
-    most = max(estimate.num_bytes for estimate in estimates.values())
+    total = _total(estimates.values())
     each = ", ".join(f"{name} {_duration(e.seconds)}" for name, e in estimates.items())
-    return f"about {_duration(total)} and {_size(most)} of memory: {each}"
+    return f"about {_duration(total.seconds)} and {_size(total.num_bytes)} of memory: {each}"
+
+
+def _total(estimates: Collection[StageEstimate]) -> StageEstimate:
+    """One after the other: seconds and tokens add up, and the largest memory counts."""
+    from tailguard.pipeline.estimate import StageEstimate
+
+    return StageEstimate(
+        seconds=sum(estimate.seconds for estimate in estimates),
+        num_bytes=max(estimate.num_bytes for estimate in estimates),
+        num_tokens=sum(estimate.num_tokens for estimate in estimates),
+    )
 
 
 def _forecast(recipe: Recipe, found: Checked, stages: Sequence[str]) -> dict[str, StageEstimate]:
@@ -137,7 +147,7 @@ def _show(recipe: Recipe, found: Checked, estimates: Mapping[str, StageEstimate]
                     "about": _duration(estimate.seconds),
                     "memory": _size(estimate.num_bytes),
                 }
-                for name, estimate in estimates.items()
+                for name, estimate in [*estimates.items(), ("all", _total(estimates.values()))]
             ]
         )
     # Decoders of one policy at one tail mass share their line.

@@ -111,10 +111,10 @@ def budget_unit(recipe: Recipe) -> str:
 def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Iterator[str]:
     yield budget_unit(recipe)
     yield from inventory.notes
-    for given in (recipe.scorers.reward_model, recipe.scorers.cost_model):
-        if given is not None and given.kind != "model":
-            name = given.python or given.endpoint
-            yield f"the time that {name} takes is not in the estimates"
+    given = (recipe.scorers.reward_model, recipe.scorers.cost_model)
+    others = [s.python or s.endpoint for s in given if s is not None and s.kind != "model"]
+    if others:
+        yield f"not in the estimates: the time of {' and '.join(others)}"
     if not recipe.scorers.cost_model:
         yield from _labels(inventory)
     answers = recipe.data.num_prompts * recipe.bank.num_samples

@@ -168,6 +168,7 @@ def _text(given: Given, found: _Found, folder: Path) -> str:
     large = (found.num_parameters or _LARGE_PARAMETERS) >= _LARGE_PARAMETERS
     samples = 16 if large else 32
     masses = [a for a in _TAIL_MASSES if a * train * samples >= _FEWEST_IN_TAIL] or [1.0]
+    masses = sorted({masses[0], *(a for a in masses if a in (_USUAL_TAIL_MASS, 1.0))})
     tail_mass = _USUAL_TAIL_MASS if _USUAL_TAIL_MASS in masses else min(masses)
     needed = prompts_needed(tail_mass, 0.95, _LOOSEST_BOUND)
     accept = "certificate" if certify >= needed else "estimate"
@@ -192,6 +193,7 @@ def _text(given: Given, found: _Found, folder: Path) -> str:
         "plan:",
         "  kl_coef: 0.25  # β: what one nat away from your model costs, in units of reward",
         f"  tail_masses: {masses}  # α: the worst share of all answers; 1.0 is the mean",
+        "  num_budgets: 5  # rows of the frontier per α",
         "  targets:",
         "    # reduction: 0 keeps your model's own risk, 1 is the least that is reachable.",
         f"    - {{name: cvar, tail_mass: {tail_mass:g}, reduction: 0.5}}",
