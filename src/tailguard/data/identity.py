@@ -10,7 +10,7 @@ from itertools import takewhile
 
 from tailguard.data.records import Prompt
 
-IDENTITY_VERSION = 2
+IDENTITY_VERSION = 3
 """Raised whenever a prompt gets another id: ids that were stored before then compare with nothing."""
 
 # Default-ignorable code points that are not of category Cf: joiners, fillers, variation selectors.
@@ -25,7 +25,8 @@ _IGNORABLE = (
     (0xFFA0, 0xFFA0),
     (0xE0100, 0xE01EF),
 )
-_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛′`´ʼ", "'") | dict.fromkeys("“”„‟″«»", '"'))
+_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛′`ʼ", "'") | dict.fromkeys("“”„‟«»", '"'))
+_ACUTE = " \u0301"  # what NFKD makes of ´, which many type for an apostrophe
 _UNUSUAL = re.compile(r"[^\x20-\x7e]")
 # Punctuation by category, but part of names and terms: C#, 5%, a path, a wildcard.
 _PART_OF_WORDS = frozenset("#%&*@/\\_†‡‰")
@@ -58,7 +59,7 @@ def canonical_text(text: str) -> str:
 
     Unicode's compatible forms (NFKC), case, white space, characters that nobody sees (zero-width,
     bidirectional marks, soft hyphens, variation selectors, tags, controls), curly quotes, kinds of
-    dashes and the punctuation at the end make no difference. Applying it twice changes nothing.
+    dashes, the minus sign among them, and the punctuation at the end make no difference. Applying it twice changes nothing.
     A text of nothing but punctuation keeps it, and one of nothing visible is kept as it is.
     """
     folded = _fold(text)
@@ -77,7 +78,8 @@ def _fold(text: str) -> str:
     if text.isascii() and text.isprintable():  # most texts are, and the rest below takes longer
         return " ".join(text.lower().replace("`", "'").split())
     # Decomposed first: something invisible may stand between a letter and its accent.
-    visible = _UNUSUAL.sub(lambda found: _plain(found[0]), unicodedata.normalize("NFKD", text))
+    decomposed = unicodedata.normalize("NFKD", text).replace(_ACUTE, "'")
+    visible = _UNUSUAL.sub(lambda found: _plain(found[0]), decomposed)
     # Upper before lower: some small letters (ı, ſ, ς) meet others only as capitals.
     folded = unicodedata.normalize("NFKC", visible.upper().casefold())
     return " ".join(folded.translate(_QUOTES).split())
@@ -89,7 +91,8 @@ def _plain(character: str) -> str:
         return " "
     if _is_invisible(character):
         return ""
-    return "-" if unicodedata.category(character) == "Pd" else character
+    # A minus sign (U+2212) is no punctuation to Unicode, and what keyboards write as a hyphen.
+    return "-" if unicodedata.category(character) == "Pd" or character == "\u2212" else character
 
 
 def _is_invisible(character: str) -> bool:

@@ -17,6 +17,8 @@ from tailguard.errors import InputError, InputWarning
 
 _WHOLE = ("messages", "conversations")  # a conversation, its last answer included
 _SINGLE = ("completion", "response", "answer", "output", "completions")
+# What an answer answers too, in columns of their own: of vision, of tools, of Alpaca's talks.
+_UNREAD = ("image", "images", "video", "videos", "audio", "audios", "tools", "history")
 _PAIR_NEEDED = (
     "a pair is needed: 'prompt', 'chosen' (the better answer) and 'rejected'; join two answers to the"
     " same prompt, one judged better than the other"
@@ -31,7 +33,7 @@ def read_preferences(source: str | Path, kind: str) -> list[Preference]:
     tell it. For cost a row may have ``chosen_safe`` and ``rejected_safe`` (booleans), or
     ``chosen_sign`` and ``rejected_sign`` (−1 safe, +1 unsafe), or ``safe`` and ``unsafe`` in place of
     ``chosen`` and ``rejected``. The columns of PKU-SafeRLHF are read too. ``annotator`` and
-    ``category`` are optional.
+    ``category`` are optional; ``system`` is a system text before a conversation without one.
 
     Args:
         source: as for :func:`read_rows`.
@@ -90,7 +92,9 @@ def _prompt(where: str, row: Row) -> Prompt:
     prompt = _asked(where, row)
     if prompt is None:
         raise _no_prompt(where, row)
-    return prompt
+    if _as_messages(prompt)[-1]["role"] != "user":
+        raise InputError(f"{where}: nobody asks anything; end the prompt with the user's turn")
+    return _in_context(where, row, prompt)
 
 
 def _preference(where: str, row: Row, kind: str) -> Preference:
@@ -101,8 +105,9 @@ def _preference(where: str, row: Row, kind: str) -> Preference:
     better, worse = ("safe", "unsafe") if by_safety else ("chosen", "rejected")
     if row.get(better) is None and row.get(worse) is None:
         single = next((name for name in _SINGLE if row.get(name) is not None), None)
-        if single is not None:  # KTO's rows, ratings, fine-tuning
-            raise InputError(f"{where}: '{single}' is one answer alone; {_PAIR_NEEDED}")
+        # KTO's rows, ratings, fine-tuning, lists of ranked answers
+        missing = f"'{single}' is one answer alone" if single else f"no '{better}', no '{worse}'"
+        raise InputError(f"{where}: {missing}; {_PAIR_NEEDED}")
     prompt, chosen, rejected = _shared_prompt(where, row, better, worse)
     return Preference(
         prompt=prompt,
@@ -167,10 +172,30 @@ def _shared_prompt(where: str, row: Row, better: str, worse: str) -> tuple[Promp
         )
     if not longer:
         raise _no_prompt(where, row)
-    if longer[-1]["role"] == "assistant" or not is_text(longer[-1]["content"]):
-        raise InputError(f"{where}: nobody asks anything before the answer in '{better}'")
+    if longer[-1]["role"] != "user" or not is_text(longer[-1]["content"]):
+        raise InputError(
+            f"{where}: nobody asks anything right before the answer in '{better}'; end the prompt with"
+            " the user's turn"
+        )
     # A prompt that was given alone stays as it was given.
-    return (asked if asked is not None and longer == start else longer), chosen, rejected
+    prompt = asked if asked is not None and longer == start else longer
+    return _in_context(where, row, prompt), chosen, rejected
+
+
+def _in_context(where: str, row: Row, prompt: Prompt) -> Prompt:
+    """The prompt after the system text that stands in a column of its own."""
+    for name in _UNREAD:
+        if isinstance(value := row.get(name), list | dict | bytes) and value:
+            raise InputError(
+                f"{where}: '{name}' is not supported, and leaving it out makes another question;"
+                " give rows without it"
+            )
+    system, turns = row.get("system"), _as_messages(prompt)
+    if not isinstance(system, str) or is_blank(system) or turns[0]["role"] == "system":
+        return prompt
+    if not is_text(system):
+        raise InputError(f"{where}: 'system' is no text that can be written as UTF-8")
+    return [{"role": "system", "content": system}, *turns]
 
 
 def _answer(where: str, row: Row, name: str, asked: Prompt | None) -> tuple[list[Message], str]:
@@ -221,12 +246,13 @@ def _safe(where: str, row: Row, answer: str) -> bool | None:
     safe, sign = row.get(f"{answer}_safe"), row.get(f"{answer}_sign")
     if safe is None and sign is None:
         return None
-    if isinstance(safe, bool):
-        return safe
     # True == 1 in Python, so a boolean in place of a sign would pass for "unsafe".
-    if safe is None and not isinstance(sign, bool) and sign in (-1, 1):
-        return sign == -1
-    given = repr(sign if safe is None else safe)
+    by_sign = sign == -1 if not isinstance(sign, bool) and sign in (-1, 1) else None
+    if isinstance(safe, bool) and (sign is None or by_sign == safe):
+        return safe
+    if safe is None and by_sign is not None:
+        return by_sign
+    given = " and ".join(repr(value) for value in (safe, sign) if value is not None)
     raise InputError(
         f"{where}: give '{answer}_safe' as true or false, or '{answer}_sign' as -1 (safe) or 1"
         f" (unsafe); it is {given[:40]}"

@@ -68,10 +68,16 @@ def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
+        if (
+            path.exists() and not path.is_file()
+        ):  # a pipe would keep us waiting, a device fill memory
+            raise InputError(f"{path}: is not a file; give .jsonl, .jsonl.gz or .parquet")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from file
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path in the recipe") from None
+    except InputError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot read it ({error})") from None
 
@@ -116,6 +122,10 @@ def _dataset(name: str) -> Iterator[tuple[str, Row]]:
     folder = Path(identifier)
     if _is_folder(identifier) and ((folder / _SPLITS).exists() or (folder / _STATE).exists()):
         rows = _saved(folder, split)
+    elif not _is_folder(identifier) and identifier.startswith(
+        ("/", ".", "~")
+    ):  # no name of the hub
+        raise InputError(f"{name}: neither a file nor a folder; check the path in the recipe")
     else:
         rows = _loaded(name, identifier, rest[:-1], split)
     yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
@@ -132,6 +142,8 @@ def _saved(folder: Path, split: str) -> Iterator[Row]:
                 f"{folder}: no split '{split}'; there are {', '.join(map(str, splits))}"
             )
         folder = folder / split
+    elif split not in ("train", _content(folder / _STATE).get("_split")):
+        raise InputError(f"{folder}: holds one split and no '{split}'; leave out ':{split}'")
     for shard in _field(folder / _STATE, "_data_files"):
         name = cast(Row, shard).get("filename") if isinstance(shard, dict) else None
         if not isinstance(name, str) or name != Path(name).name:
@@ -143,8 +155,12 @@ def _saved(folder: Path, split: str) -> Iterator[Row]:
         )
 
 
+def _content(path: Path) -> Row:
+    return _object(str(path), _parsed(str(path), b"".join(_lines(path))))
+
+
 def _field(path: Path, name: str) -> list[object]:
-    content = _object(str(path), _parsed(str(path), b"".join(_lines(path)))).get(name)
+    content = _content(path).get(name)
     if not isinstance(content, list):
         raise InputError(f"{path}: has no list '{name}'; save the dataset again")
     return cast("list[object]", content)

@@ -98,6 +98,44 @@ def test_a_prompt_that_the_answers_repeat_is_not_doubled(pair):
     assert pair(prompt=[SYSTEM, user("how")], **answers).prompt == [SYSTEM, user("how")]
 
 
+def test_a_system_text_in_its_own_column(pair, prompt):
+    answers = {name: [user("how"), assistant(name)] for name in ("chosen", "rejected")}
+    for row in ({"prompt": "how", "chosen": "a", "rejected": "b"}, answers):
+        assert pair(system="be brief", **row).prompt == [SYSTEM, user("how")]
+        assert prompt(system="be brief", **row) == [SYSTEM, user("how")]
+        assert pair(system="", images=[], history=None, **row).prompt in ("how", [user("how")])
+    assert pair(
+        system="be long", prompt=[SYSTEM, user("how")], chosen="a", rejected="b"
+    ).prompt == [
+        SYSTEM,
+        user("how"),
+    ]
+
+
+def test_other_names_of_the_speakers(pair):
+    told = [{"role": "developer", "content": "be brief"}, {"role": "Prompter ", "content": "how"}]
+    found = pair(prompt=told, chosen={"role": "Assistant", "content": "a"}, rejected="b")
+    assert found == Preference([SYSTEM, user("how")], "a", "b")
+    assert prompt_id(found.prompt) == prompt_id("How?")
+
+
+def test_fields_without_a_value_are_not_there(prompt):
+    # As a table makes them whose other rows are of another form.
+    message = {
+        "role": "user",
+        "content": [{"type": None, "text": "how"}],
+        "from": None,
+        "value": None,
+    }
+    assert prompt(prompt=[message]) == [user("how")]
+
+
+def test_a_prompt_ends_with_the_user(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": [SYSTEM]}))
+    with pytest.raises(InputError, match="line 1: nobody asks anything; end the prompt with"):
+        read_prompts(tmp_path / "a.jsonl")
+
+
 def test_a_conversation_as_prompt_loses_its_last_answer(prompt):
     assert prompt(messages=[SYSTEM, user("how"), assistant("so")]) == [SYSTEM, user("how")]
     assert prompt(messages=TALK) == TALK
@@ -126,7 +164,7 @@ def test_a_question_about_humans_is_no_dialogue(prompt):
         ({"prompt": "how", "chosen": [assistant("a"), user("thanks")], "rejected": "b"}, "'chosen' ends with a turn of the user"),
         ({"prompt": "how", "chosen": "a", "rejected": [user("b")]}, "'rejected' ends with a turn of the user"),
         ({"chosen": HH + " a\n\nHuman: thanks", "rejected": HH + " b"}, "'chosen' ends with a turn of the user"),
-        ({"prompt": "how", "chosen": [{"role": "tool", "content": "a"}], "rejected": "b"}, "ends with a turn of the tool"),
+        ({"prompt": "how", "chosen": [{"role": "tool", "content": "a"}], "rejected": "b"}, "message 1: role 'tool' is not supported; give user, assistant or system"),
         ({"prompt": "how", "chosen": [assistant("")], "rejected": "b"}, "no 'chosen' (the text of an answer)"),
         ({"prompt": "how", "chosen": "\u200b ", "rejected": "b"}, "no 'chosen' (the text of an answer)"),
         ({"chosen": HH, "rejected": HH + " b"}, "'chosen' ends with a turn of the user"),
@@ -144,8 +182,16 @@ def test_a_question_about_humans_is_no_dialogue(prompt):
         ({"prompt": [user("how")], "completion": [assistant("a")], "label": False}, "a pair is needed: 'prompt', 'chosen'"),
         ({"prompt": "how", "response": "a", "score": 3.5}, "'response' is one answer alone; a pair is needed"),
         ({"prompt": "how", "chosen": "a", "rejected": "b", "annotator": "\ud800"}, "'annotator' is no text"),
+        ({"prompt": [{"role": "usr", "content": "how"}], "chosen": "a", "rejected": "b"}, "message 1: role 'usr' is not supported"),
+        ({"prompt": [SYSTEM], "chosen": "a", "rejected": "b"}, "nobody asks anything right before the answer"),
+        ({"prompt": [*TALK, SYSTEM], "chosen": "a", "rejected": "b"}, "nobody asks anything right before the answer"),
+        ({"prompt": "what is this", "images": ["a.png"], "chosen": "a", "rejected": "b"}, "'images' is not supported"),
+        ({"prompt": "and so", "history": [["how", "so"]], "chosen": "a", "rejected": "b"}, "'history' is not supported"),
+        ({"prompt": "how", "system": "\ud800", "chosen": "a", "rejected": "b"}, "'system' is no text"),
+        ({"prompt": {"role": ["user", "user"], "content": ["how"]}, "chosen": "a", "rejected": "b"}, "message 1 has no 'role'"),
+        ({"prompt": "how", "answers": [{"answer": "a", "rank": 1}]}, "no 'chosen', no 'rejected'; a pair is needed"),
     ],
-    ids=range(23),
+    ids=range(31),
 )  # fmt: skip
 def test_what_is_refused(refusal, row, said):
     assert said in refusal(**row)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -151,8 +152,27 @@ def test_other_formats(tmp_path, name):
 
 def test_a_folder_with_the_name_of_a_file(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(InputError, match="cannot read it"):
+    with pytest.raises(InputError, match=r"a\.jsonl: is not a file; give"):
         read_rows(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet"])
+def test_pipes_and_devices_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: (is not a|no such) file"):
+        read_rows(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"{name}: (is not a|no such) file"):
+        read_rows(tmp_path / name)
+
+
+def test_a_label_and_a_sign_that_disagree(tmp_path):
+    write(tmp_path / "a.jsonl", PAIR | {"chosen_safe": True, "chosen_sign": -1})
+    assert read_preferences(tmp_path / "a.jsonl", "cost")[0].chosen_safe is True
+    write(tmp_path / "a.jsonl", PAIR | {"chosen_safe": True, "chosen_sign": 1})
+    with pytest.raises(InputError, match=r"line 1: give 'chosen_safe' .* it is True and 1"):
+        read_preferences(tmp_path / "a.jsonl", "cost")
 
 
 def test_gzip(tmp_path):

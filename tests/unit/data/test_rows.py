@@ -70,6 +70,32 @@ def test_saved_datasets(saved):
     assert len(read_preferences(saved / "one", "reward")) == 3
 
 
+def test_a_single_saved_split_has_no_other(tmp_path, refusal):
+    rows = datasets.Dataset.from_list(ROWS, split=datasets.Split.TEST)
+    rows.save_to_disk(tmp_path / "a")
+    assert read_prompts(f"{tmp_path / 'a'}:test") == read_prompts(tmp_path / "a") == PROMPTS
+    assert "a: holds one split and no 'dev'; leave out ':dev'" in refusal(f"{tmp_path / 'a'}:dev")
+
+
+def test_messages_that_are_saved_as_a_sequence(tmp_path):
+    turn = datasets.Sequence(
+        {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    )
+    rows = datasets.Dataset.from_dict(
+        {"prompt": [{"role": ["user", "assistant", "user"], "content": ["a", "b", "c"]}]},
+        features=datasets.Features({"prompt": turn}),
+    )
+    rows.save_to_disk(tmp_path / "a")
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert read_prompts(tmp_path / "a") == [[*talk, {"role": "user", "content": "c"}]]
+
+
+def test_a_path_is_not_looked_up_on_the_hub(monkeypatch, refusal):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # importing it is an error
+    for name in ("/dev/null", "/no/such/place", "./gone", "../gone:test", "~/gone"):
+        assert refusal(name).startswith(f"{name}: neither a file nor a folder; check the path")
+
+
 def test_wrong_rows_of_saved_datasets_are_named(tmp_path):
     datasets.Dataset.from_list([{"prompt": "a"}, {"prompt": None}]).save_to_disk(tmp_path / "a")
     with pytest.raises(InputError, match=r"a, row 2: no 'prompt'"):

@@ -60,7 +60,7 @@ def _build(work: Work) -> dict[str, object]:
     return metrics | {f"num_{name}": len(getattr(splits, name)) for name in splits.names()}
 
 
-STAGE = Stage("prepare", "PreferenceSet", 3, (), _config, file_hashes, _build)
+STAGE = Stage("prepare", "PreferenceSet", 4, (), _config, file_hashes, _build)
 
 
 def read_pairs(directory: Path, kind: str, role: str) -> list[Preference]:
