@@ -134,6 +134,8 @@ def _words(problem: ErrorDetails) -> str:
     """Pydantic's message, or a plainer one where it speaks of Python's types."""
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "input should be a section of keys and values"
+    if problem["type"] == "tuple_type":
+        return "input should be a list"
     if problem["type"] == "union_tag_not_found":
         return "give source: sandbox, or source: files"
     message = problem["msg"].removeprefix("Value error, ")

@@ -17,6 +17,7 @@ from tailguard.config.section import (
     CountEach,
     CountOrNone,
     Device,
+    GivenPath,
     NonNegative,
     PathName,
     Positive,
@@ -41,7 +42,7 @@ class PolicySection(Section):
         dtype: precision of its weights; ``auto`` is float32 on a CPU, else the checkpoint's.
     """
 
-    model: PathName = "sandbox"
+    model: GivenPath = "sandbox"
     max_new_tokens: Count = 48
     temperature: Positive = 1.0
     trust_remote_code: bool = False

@@ -63,8 +63,15 @@ def possible_path(name: str) -> str:
     return name
 
 
+def _not_empty(name: str) -> str:
+    if not name:  # which would be the folder that names are relative to
+        raise ValueError("is empty; give a path or a name")
+    return name
+
+
 # A path, or a name on the hub.
 PathName = Annotated[str, AfterValidator(possible_path)]
+GivenPath = Annotated[PathName, AfterValidator(_not_empty)]
 
 
 def _device_name(name: str) -> str:
@@ -76,7 +83,7 @@ def _device_name(name: str) -> str:
 # Left out of what stages' ids are made of: a run that goes on elsewhere uses what it has made.
 Device = Annotated[str, Field(exclude=True), AfterValidator(_device_name)]
 # YAML has lists and no tuples, and strict pydantic would refuse a list for a tuple.
-Names = Annotated[tuple[PathName, ...], Field(strict=False)]
+Names = Annotated[tuple[GivenPath, ...], Field(strict=False)]
 
 
 class Section(BaseModel):

@@ -105,7 +105,7 @@ def data_path(data: FileData, name: str) -> Path | str:
     A ``?field=value`` at the end is not part of the name. A folder may be followed by ``:split``.
 
     Raises:
-        InputError: no file can have this name.
+        InputError: no file can have this name; or it is a folder where the command runs, not in root.
     """
     local = _local(data, name)
     return name.partition("?")[0] if local is None else Path(f"{local[0]}{local[1]}")
@@ -116,9 +116,19 @@ def _local(data: FileData, name: str) -> tuple[Path, str] | None:
     file = name.partition("?")[0]
     folder, colon, split = file.partition(":")
     root = Path(data.root)
+    file, folder = (str(Path(given).expanduser()) for given in (file, folder))
     try:
         if (root / file).exists() or Path(file).suffix in _FILES:
             return root / file, ""
-        return (root / folder, colon + split) if colon and (root / folder).is_dir() else None
+        if colon and (root / folder).is_dir():
+            return root / folder, colon + split
+        # What stands for a dataset of the hub is neither hashed nor moves with the recipe. The library
+        # that loads one takes a folder of its name first.
+        if (here := Path(*Path(folder).parts[:2])).is_dir() and not here.is_absolute():
+            raise InputError(
+                f"data: '{name[:60]}': is not in {root}, to which names are relative, but '{here}' is"
+                " in the working directory; give the path to it"
+            )
+        return None
     except OSError as error:
         raise InputError(f"data: '{name[:60]}': {error.strerror}; give another name") from None

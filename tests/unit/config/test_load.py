@@ -110,7 +110,7 @@ def test_keys_of_the_other_source_are_not_suggested(message):
         ("policy: {temperature: .inf}\n", 1, "policy.temperature: input should be a finite"),
         ("policy:\n  trust_remote_code: 1\n", 2, "policy.trust_remote_code: input should be a va"),
         ("plan: {tail_masses: [0.1, 1.5]}\n", 1, "plan.tail_masses.1: input should be less than"),
-        ("plan: {tail_masses: 0.1}\n", 1, "plan.tail_masses: input should be a valid tuple"),
+        ("plan: {tail_masses: 0.1}\n", 1, "plan.tail_masses: input should be a list"),
         (
             "plan:\n  targets:\n    - name: a\n      budget: low\n",
             4,
@@ -131,6 +131,8 @@ def test_keys_of_the_other_source_are_not_suggested(message):
         ("name: a\ndata: {source: web}\n", 2, "data: input tag 'web'"),
         ("data: {source: files}\n", 1, "data.prompts: field required"),
         ("data: {source: files, prompts: [1]}\n", 1, "data.prompts.0: input should be a valid str"),
+        ("policy: {model: ''}\n", 1, "policy.model: is empty; give a path or a name"),
+        ("data: {source: files, prompts: ['']}\n", 1, "data.prompts.0: is empty; give a path"),
         ("1: 2\n", 1, "the key '1' is no text (!!int); put it in quotes"),
         (
             "values:\n  guided:\n    - {policy: cvar-10, reduction: 1}\n",

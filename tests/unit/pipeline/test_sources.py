@@ -27,6 +27,22 @@ def test_files_hub_names_and_conditions(tmp_path):
     assert data_path(data, "org/dataset:test?label=safe") == "org/dataset:test"
 
 
+def test_home_is_spelt_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert data_path(_data(tmp_path), "~/a.jsonl") == tmp_path / "home" / "a.jsonl"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine:test", "org/mine", "org/mine/part", "mine?x=1"])
+def test_a_folder_where_the_command_runs_is_no_dataset_of_the_hub(tmp_path, monkeypatch, name):
+    # It would be read, but neither hashed nor found from elsewhere.
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    (tmp_path / "here" / "org" / "mine").mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=r"is not in .*root, to which names are relative"):
+        data_path(_data(tmp_path / "root"), name)
+
+
 def test_a_name_that_no_file_can_have(tmp_path):
     with pytest.raises(InputError, match=r"data: 'aaa.*name too long"):
         data_path(_data(tmp_path), "a" * 1000)
