@@ -22,9 +22,10 @@ def require_recordable(directory: Path) -> None:
     """Refuse a place where no record can be kept, before the work that it would tell of.
 
     Raises:
-        InputError: nothing can be added to the record.
+        InputError: nothing can be added to the record, or what is there is none.
     """
     os.close(_open(directory))
+    read_calls(directory)
 
 
 def record_call(directory: Path, call: Mapping[str, Json]) -> None:
@@ -60,8 +61,9 @@ def read_calls(directory: Path) -> list[dict[str, Json]]:
         try:
             for line in file:
                 call: Json = json.loads(line)
-                if not isinstance(call, dict):
-                    raise ValueError("not a call")
+                # A line that was cut off would take the next call into itself.
+                if not (isinstance(call, dict) and line.endswith("\n")):
+                    raise ValueError("not a whole call")
                 calls.append(cast("dict[str, Json]", call))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {len(calls) + 1}: not a call ({error})") from None

@@ -89,8 +89,11 @@ class ScorerSource(Section):
     @field_validator("endpoint")
     @classmethod
     def _is_a_url(cls, value: str) -> str:
-        if value and not re.fullmatch(r"https?://[^\s/]+\S*", value):
-            raise ValueError("write a URL, such as http://127.0.0.1:8000/v1")
+        # Messages and decoders show it, so that no key may be in it; key_env names one.
+        if value and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+            raise ValueError(
+                "write a URL without password or query, such as http://127.0.0.1:8000/v1"
+            )
         return value
 
     @model_validator(mode="after")

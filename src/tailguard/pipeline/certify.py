@@ -13,6 +13,7 @@ from tailguard import __version__
 from tailguard.artifacts import hash_of, read_calls, record_call, require_recordable
 from tailguard.data import Prompt, prompt_id
 from tailguard.decoding import CalibratedProfile, match_profile
+from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
 from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
@@ -97,6 +98,7 @@ def certify_decoder(
         "certified": bound <= profile.limit.budget,
         "num_prompts": len(prompts),
         "abstained": sum(answer.abstained for answer in answers) / len(answers),
+        "num_unscored": sum(answer.reason == SCORE_UNAVAILABLE for answer in answers),
     }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     call = {"time": now, "version": __version__, "seed": seed, "prompts_hash": prompts_hash}

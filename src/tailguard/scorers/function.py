@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError, first_line
@@ -48,10 +50,14 @@ class FunctionScorer:
             )
         if len(responses) == 0:
             return np.empty((0, self.members or 1))
-        given = (list(responses),) if self.input == "response" else (list(prompts), list(responses))
+        # Copies: what a function does to its arguments must not change what others are asked.
+        asked = () if self.input == "response" else (copy.deepcopy(list(prompts)),)
         try:
-            scores = np.asarray(self.function(*given), dtype=np.float64)
-        except Exception as error:
+            found = self.function(*asked, list(responses))
+            if isinstance(found, torch.Tensor):  # on any device, of any precision, with gradients
+                found = found.detach().cpu().double()
+            scores = np.asarray(found, dtype=np.float64)
+        except (Exception, SystemExit) as error:
             raise ScoreError(f"{self.name}: {type(error).__name__}: {first_line(error)}") from error
         if scores.ndim == 1:
             scores = scores[:, None]
@@ -106,7 +112,7 @@ def import_function(path: str, folder: Path) -> Callable[..., Any]:
     try:
         # Not a module of ours, so no import is hidden from those who read this package.
         module = import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end us
         what = "no such module" if _is_missing(error, module_name) else "its module fails"
         why = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"python: {path}: {what} in {folder} ({why})") from error
@@ -129,6 +135,6 @@ def function_file(path: str, folder: Path) -> Path | None:
     return next((file.resolve() for file in files if file.is_file()), None)
 
 
-def _is_missing(error: Exception, module: str) -> bool:
+def _is_missing(error: BaseException, module: str) -> bool:
     missing = str(getattr(error, "name", ""))
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}.")

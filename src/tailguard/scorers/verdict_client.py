@@ -13,13 +13,14 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, cast
 
 from tailguard.errors import InputError, ScoreError, first_line
 
 _LONGEST_REPLY = 1 << 22  # bytes; a verdict is a few words with their log-probabilities
+_PART_BYTES = 1 << 16
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
@@ -73,7 +74,7 @@ def post_json(
         wait = min(retrying.first_wait * 2**number, _LONGEST_WAIT)
         try:
             with _OPENER.open(request, timeout=retrying.timeout) as reply:
-                return _json_object(reply.read(_LONGEST_REPLY + 1), url)
+                return _json_object(_read(reply, retrying.timeout), url)
         except urllib.error.HTTPError as error:
             why = f"status {error.code}"
             if error.code not in _AGAIN:
@@ -87,10 +88,21 @@ def post_json(
     raise ScoreError(f"endpoint {url}: no verdict after {retrying.num_tries} tries ({why})")
 
 
+def _read(reply: HTTPResponse, seconds: float) -> bytes:
+    """A reply that comes within so many seconds, not only each part of it."""
+    deadline = time.monotonic() + seconds
+    content = b""
+    while len(content) <= _LONGEST_REPLY and (part := reply.read1(_PART_BYTES)):
+        content += part
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the reply took more than {seconds:g} s")
+    return content
+
+
 def _json_object(content: bytes, url: str) -> dict[str, Any]:
     try:
         found: object = json.loads(content) if len(content) <= _LONGEST_REPLY else None
-    except ValueError:
+    except (ValueError, RecursionError):  # nested by the thousand
         found = None
     if not isinstance(found, dict):
         raise ScoreError(f"endpoint {url}: the reply is no JSON object")

@@ -64,6 +64,14 @@ def test_folders_are_the_recipes(tmp_path):
         ("{python: 'a.b'}", "scorers.cost_model.python: write package.module:function"),
         ("{python: 'a b:c'}", "write package.module:function"),
         ("{endpoint: guard, model: g}", "scorers.cost_model.endpoint: write a URL"),
+        (
+            "{endpoint: 'https://me:key@there/v1', model: g}",
+            "endpoint: write a URL without password",
+        ),
+        (
+            "{endpoint: 'https://there/v1?key=k', model: g}",
+            "endpoint: write a URL without password",
+        ),
         ("{endpoint: 'http://guard/v1'}", "needs the name of its model"),
         ("{endpoint: 'http://guard/v1', model: g, label: a}", "label: does not go with endpoint"),
         ("{python: 'a:b', endpoint: 'http://guard/v1'}", "give one of model, python and endpoint"),

@@ -47,9 +47,10 @@ class Fallbacks:
 @pytest.mark.parametrize(
     ("level", "expected"),
     [
-        (0.5, [0.2, -1.0, -1.0, -0.5, 4.0]),
-        (math.inf, [0.2, 0.6, 4.0, -0.5, 4.0]),
-        (-math.inf, [-1.0, -1.0, -1.0, -0.5, 4.0]),
+        # The fallback's cost does not stand for that of an answer without a score.
+        (0.5, [0.2, -1.0, -1.0, 4.0, 4.0]),
+        (math.inf, [0.2, 0.6, 4.0, 4.0, 4.0]),
+        (-math.inf, [-1.0, -1.0, -1.0, 4.0, 4.0]),
     ],
 )
 def test_what_is_served_at_a_level_counts_and_never_more_than_the_declared_bound(level, expected):

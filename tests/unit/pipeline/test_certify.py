@@ -4,7 +4,9 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.pipeline.test_decoder_artifact import decoder, models, seal_again
 
@@ -141,3 +143,34 @@ def test_scorers_that_were_changed_since(certifiable, no_models, models):
             ask(certifiable, FRESH)
     finally:
         (scorer / "config.json").write_text(config)
+
+
+class SometimesDown:
+    """A guard that answers only about the fallback."""
+
+    def score(self, prompts, responses):
+        return np.array([[-5.0 if text == "no" else np.nan] for text in responses])
+
+
+def test_a_scorer_that_is_down_certifies_nothing(certifiable, monkeypatch):
+    load = certify.load_decoder
+
+    def with_guard(*arguments: Any, **options: Any):
+        decoder = load(*arguments, **options)
+        decoder._cost_scorer = SometimesDown()
+        return decoder
+
+    monkeypatch.setattr(certify, "load_decoder", with_guard)
+    found = ask(certifiable, FRESH)
+    assert found["abstained"] == 1.0
+    assert found["num_unscored"] == len(FRESH)
+    assert not found["certified"]
+    assert found["risk_upper_bound"] == 10.0
+
+
+@pytest.mark.parametrize("record", ['{"seed": 0}\n{"se', '{"seed": 0}', "[]\n", "\n", "\x00"])
+def test_a_damaged_record_is_told_before_the_work(certifiable, no_models, record):
+    (certifiable / CALLS_NAME).write_text(record)
+    with pytest.raises(InputError, match=r"calls\.jsonl, line \d: not a"):
+        ask(certifiable, FRESH)
+    assert (certifiable / CALLS_NAME).read_text() == record

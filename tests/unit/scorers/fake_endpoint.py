@@ -39,6 +39,9 @@ def verdict(odds: float) -> dict[str, Any]:
         {"token": "\n\n", "logprob": 0.0, "top_logprobs": [{"token": "\n\n", "logprob": 0.0}]},
         {"token": chosen, "logprob": 0.0, "top_logprobs": top},
     ]
+    if chosen == "uns":
+        afe = {"token": "afe", "logprob": 0.0}
+        content.append(afe | {"top_logprobs": [afe]})
     return {"choices": [{"message": {"content": chosen}, "logprobs": {"content": content}}]}
 
 

@@ -1,5 +1,7 @@
 import math
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,10 @@ import numpy as np
 import pytest
 from tests.unit.scorers.fake_endpoint import serve_guard, verdict
 
-from tailguard.errors import InputError, ScoreError, TailguardWarning
+from tailguard.errors import InputError, InputWarning, ScoreError, TailguardWarning
 from tailguard.scorers.check import check_scorer
 from tailguard.scorers.endpoint import from_endpoint, read_verdict
-from tailguard.scorers.verdict_client import Retrying, VerdictCache
+from tailguard.scorers.verdict_client import Retrying, VerdictCache, _json_object, post_json
 
 FAST = Retrying(num_tries=3, first_wait=0.01, timeout=5.0)
 
@@ -160,3 +162,86 @@ def test_the_first_token_that_decides_is_read(words, steps, expected):
 def test_a_reply_without_a_verdict_is_no_score(shown):
     with pytest.raises(ScoreError):
         read_verdict(shown, "unsafe", "safe")
+
+
+def said(*tokens: str) -> dict[str, Any]:
+    """A reply of these tokens, each of which might as well have been the other verdict."""
+    return reply(*([(token, -0.2), ("un", -2.2), ("safe", -2.2)] for token in tokens))
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("not", " safe"),
+        ("This", " is", " not", " safe"),
+        ("It", " isn't", " safe"),
+        ("**", "Not", " safe"),
+        ("Verdict", ":", " not", " safe"),
+        ("S", "orry"),
+        ("Safe", "ty", " violation"),
+        ("un", "sure"),
+        ("S",),
+    ],
+)
+def test_a_verdict_is_the_first_word_and_the_whole_of_it(tokens):
+    with pytest.raises(ScoreError, match="verdict is neither"):
+        read_verdict(said(*tokens), "unsafe", "safe")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("\n\n", "safe"),
+        ("Safety", ":", " Safe", "\n"),
+        ("**", "Safety", ":**", " Safe"),
+        ("ĊĊ", "Ġsafe", "Ċ"),
+        ("S", "afe", "."),
+        ("<think>", "\n\n", "</think>", "safe"),
+        ("sa",),
+    ],
+)
+def test_a_verdict_may_stand_behind_a_label_and_come_in_pieces(tokens):
+    assert read_verdict(said(*tokens), "unsafe", "safe") < 0.0
+
+
+@pytest.mark.parametrize(("word", "sign"), [("unsafe", 1.0), ("safe", -1.0)])
+@pytest.mark.parametrize("logprob", [-0.01, 0.0])
+def test_a_server_that_lists_one_token_still_says_which(word, sign, logprob):
+    score = read_verdict(reply([(word, logprob)]), "unsafe", "safe")
+    assert 4.0 < sign * score < 15.0
+
+
+def test_a_reply_that_drips_is_no_verdict():
+    done = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            while not done.wait(0.02):
+                self.wfile.write(b" ")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        patience = Retrying(num_tries=1, timeout=0.3)
+        with pytest.raises(ScoreError, match=r"no verdict after 1 tries \(the reply took"):
+            post_json(url, {}, retrying=patience)
+        done.set()
+        server.shutdown()
+
+
+def test_a_reply_nested_by_the_thousand_is_no_verdict():
+    with pytest.raises(ScoreError, match="no JSON object"):
+        _json_object(b"[" * 200_000, "http://there")
+
+
+def test_a_key_over_plain_http_is_warned_of():
+    with pytest.warns(InputWarning, match="over plain http"):
+        from_endpoint("http://guards.example/v1", model="g", cache=None, key_env="KEY")
+    from_endpoint("http://guards.example/v1", model="g", cache=None)
+    from_endpoint("http://localhost:8000/v1", model="g", cache=None, key_env="KEY")
+    from_endpoint("https://guards.example/v1", model="g", cache=None, key_env="KEY")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 import tailguard
 from tailguard.errors import InputError, ScoreError
@@ -115,3 +116,34 @@ def test_a_function_that_is_not_there_is_one_line(tmp_path, path, said):
     with pytest.raises(InputError, match=said) as caught:
         import_function(path, folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_cannot_change_what_others_are_asked():
+    def spoil(prompts, responses):
+        for prompt in prompts:
+            prompt[0]["content"] = "nothing"
+        prompts.clear()
+        responses.clear()
+        return [1.0]
+
+    prompts, responses = [[{"role": "user", "content": "a"}]], ["b"]
+    assert from_function(spoil).score(prompts, responses).tolist() == [[1.0]]
+    assert prompts == [[{"role": "user", "content": "a"}]]
+    assert responses == ["b"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_function_may_give_a_tensor_as_models_do(dtype):
+    scorer = from_function(lambda p, r: torch.ones(len(r), dtype=dtype, requires_grad=True))
+    assert scorer.score(["a", "b"], ["c", "d"]).tolist() == [[1.0], [1.0]]
+
+
+def test_code_that_ends_the_process_ends_the_command_with_a_message(tmp_path):
+    def leave(prompts, responses):
+        raise SystemExit(0)
+
+    with pytest.raises(ScoreError, match="SystemExit"):
+        from_function(leave).score(["a"], ["b"])
+    (tmp_path / "leaving_costs.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InputError, match=r"its module fails in .*SystemExit"):
+        import_function("leaving_costs:cost", tmp_path)

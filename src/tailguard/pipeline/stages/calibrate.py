@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,11 @@ from tailguard.decoding import (
     Draft,
     GuidedPolicy,
 )
-from tailguard.decoding.acceptance import certified_risk, choose_acceptance_level
+from tailguard.decoding.acceptance import (
+    SCORE_UNAVAILABLE,
+    certified_risk,
+    choose_acceptance_level,
+)
 from tailguard.decoding.answer import verdicts_of
 from tailguard.engines import prompt_seeds
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile
@@ -64,7 +69,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    7,
+    8,
     ("prepare", "fit-scorers", "train", "fit-values"),
     _config,
     policy_input,
@@ -103,9 +108,15 @@ def draft_in_parts(
 def served_costs(answers: Sequence[Answer], bound: float) -> np.ndarray:
     """Pessimistic cost of what is served, [prompts], at most ``bound``.
 
-    A fallback without a score counts as the largest possible cost.
+    A fallback without a score counts as the largest possible cost, and so does one in the place of
+    an answer without a score: a scorer that failed now may not fail later, and then that answer is
+    served, of which nothing is known.
     """
-    return np.minimum([answer.risk_upper_bound for answer in answers], bound)
+    costs = [
+        math.inf if answer.reason == SCORE_UNAVAILABLE else answer.risk_upper_bound
+        for answer in answers
+    ]
+    return np.minimum(costs, bound)
 
 
 def _calibrate(work: Work, plan: GuidedPlan) -> _Calibrated:
