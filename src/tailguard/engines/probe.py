@@ -43,11 +43,16 @@ class Probe:
 
     Attributes:
         window: of the model's local attention, in tokens, where the probe goes past it, else 0.
+        untried_window: the same where rows go past it in use and the probe does not, else 0.
         has_hidden: whether the model shows what meets its output layer.
     """
 
     def __init__(self, policy: Policy) -> None:
-        self.window = _affordable_window(policy)
+        window = _local_window(policy)
+        self.window = window if _affordable(policy, window) else 0
+        # Rows as long as the context stay inside a window of that length.
+        reached = window < policy.context_tokens
+        self.untried_window = window if reached and not self.window else 0
         lengths = [min(n, max(1, policy.context_tokens - _NUM_NEW)) for n in _LENGTHS]
         if self.window:
             # Already past it, and going past it token by token.
@@ -183,11 +188,14 @@ def _ordinary_ids(policy: Policy, count: int) -> Iterator[int]:
     return iter(random.Random(0).choices(allowed, k=count))
 
 
-def _affordable_window(policy: Policy) -> int:
+def _local_window(policy: Policy) -> int:
     config = policy.model.config.get_text_config()
     found: list[Any] = [getattr(config, name, None) for name in _WINDOW_NAMES]
-    window = min((int(n) for n in found if isinstance(n, int) and n > 1), default=0)
+    return min((int(n) for n in found if isinstance(n, int) and n > 1), default=0)
+
+
+def _affordable(policy: Policy, window: int) -> bool:
     longest = window + 3 + _NUM_NEW
     cost = longest * sum(p.numel() for p in policy.model.parameters())
     allowed = _AFFORDABLE_ON_CPU if policy.device.type == "cpu" else _AFFORDABLE
-    return window if window and longest <= policy.context_tokens and cost <= allowed else 0
+    return longest <= policy.context_tokens and cost <= allowed

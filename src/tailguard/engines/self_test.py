@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from weakref import WeakKeyDictionary
 
+import torch
+
 from tailguard.engines.forward import Forward
 from tailguard.engines.probe import Fault, Probe
 from tailguard.engines.remembered_mode import Result, recall, remember
@@ -60,12 +62,12 @@ def find_mode(policy: Policy) -> Result:
     with inference(SinglePolicy(policy, EngineMode())):
         try:
             probe = Probe(policy)
-        except (InputError, MemoryError):
+        except (InputError, MemoryError, torch.OutOfMemoryError):
             raise
-        except RuntimeError as error:
+        except Exception as error:  # models raise whatever they like
             raise InputError(
-                f"policy {_name(policy)}: a plain forward pass fails: {first_line(error)}; use"
-                " another model"
+                f"policy {_name(policy)}: a plain forward pass fails ({type(error).__name__}:"
+                f" {first_line(error)}); use another model"
             ) from error
         for mode in PREFERRED_MODES:
             if mode.cached and not Forward(policy).takes_cache:
@@ -73,7 +75,11 @@ def find_mode(policy: Policy) -> Result:
                 continue
             found = probe.first_fault(SinglePolicy(policy, mode))
             if found is None:
-                return Result(mode, "" if fault is None else _price(mode, fault))
+                lines = [] if fault is None else [_price(mode, fault)]
+                # Only a cache forgets what is outside a window.
+                if mode.cached and probe.untried_window:
+                    lines.append(_untried(probe.untried_window))
+                return Result(mode, "; ".join(lines))
             fault = fault or found
             last = found
     raise InputError(
@@ -93,6 +99,13 @@ def _price(mode: EngineMode, fault: Fault) -> str:
     return (
         f"{why}; rows are therefore read without a cache: every token reads its whole row again,"
         " about 100 times the work for an answer of 128 tokens to a prompt of 128"
+    )
+
+
+def _untried(window: int) -> str:
+    return (
+        f"not tried: rows longer than the model's attention window of {window} tokens, which would"
+        " take too long here; shorter rows are as plain forward passes say"
     )
 
 

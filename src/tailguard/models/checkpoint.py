@@ -30,11 +30,17 @@ def require_checkpoint(
             raise InputError(f"{kind} {path}: no such folder; give a model folder or a hub name")
         return
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"{kind} {path}: holds an adapter alone; give the model that it was trained on"
+            )
         raise InputError(f"{kind} {path}: holds no config.json; give a transformers model folder")
     weights = [file for file in folder.glob("*.safetensors") if file.name != beside]
     if not weights and not allow_pickle:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         found = "only pickled weights, which can run code when read" if pickled else "no weights"
+        if any(folder.glob("*.gguf")):
+            found = "only GGUF weights, which are for other programs"
         raise InputError(f"{kind} {path}: holds {found}; save it again with safetensors")
 
 

@@ -137,13 +137,19 @@ LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError)
 
 
 class Loaded(NamedTuple):
-    """A model in evaluation mode, and the names of weights that its checkpoint lacks.
+    """A model in evaluation mode, and where its checkpoint does not fit it.
 
-    Transformers fills what is missing with random numbers and only logs that it did.
+    Transformers fills what is missing with random numbers, and only logs that and what is left over.
+
+    Attributes:
+        model: as loaded.
+        missing: names of weights that the checkpoint lacks.
+        unused: names of its weights that the model has no place for.
     """
 
     model: LanguageModel
     missing: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -158,6 +164,26 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Tokenizer:
     from transformers import AutoTokenizer
 
     return _from_pretrained(AutoTokenizer, path, trust_remote_code=trust_remote_code)
+
+
+def require_decoder(path: str, *, trust_remote_code: bool = False) -> None:
+    """Refuse a checkpoint whose config is not that of a decoder that predicts text.
+
+    Raises:
+        InputError: an encoder-decoder, or a class that transformers knows no causal LM for.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    kind: Any = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{kind} is an encoder-decoder; give a decoder-only causal LM")
+    own = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if not own and type(config) not in cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise InputError(
+            f"{kind} is no causal LM of transformers; give one, or save the text decoder of this"
+            " model on its own"
+        )
 
 
 def load_causal_lm(
@@ -192,7 +218,8 @@ def _load(kind: object, path: str, **options: object) -> Loaded:
     with quiet_transformers():
         options = {"use_safetensors": True} | options
         model, info = _from_pretrained(kind, path, output_loading_info=True, **options)
-    return Loaded(model.eval(), tuple(sorted(info["missing_keys"])))
+    missing, unused = (tuple(sorted(info[f"{kind}_keys"])) for kind in ("missing", "unexpected"))
+    return Loaded(model.eval(), missing, unused)
 
 
 def _from_pretrained(kind: object, *where: object, **options: object) -> Any:

@@ -6,7 +6,9 @@ A tokenizer with a chat template renders prompts as chats; one without continues
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +19,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tailguard.data import Prompt
-from tailguard.errors import InputError, first_line
+from tailguard.errors import InputError, ScoreError, first_line
 from tailguard.models.adapter import merge_adapter_folder
 from tailguard.models.chat_text import render_prompt
 from tailguard.models.chat_tokens import encode_chats
 from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.device import find_device, find_dtype
+from tailguard.models.generation import check_end_ids, use_plain_law
 from tailguard.models.library import (
-    LOAD_ERRORS,
     LanguageModel,
     Tokenizer,
     load_causal_lm,
     load_tokenizer,
+    require_decoder,
     special_token_id,
 )
 from tailguard.models.quiet import quiet_transformers
@@ -49,6 +52,7 @@ __all__ = [
     "tokenize_prompts",
 ]
 
+_log = logging.getLogger(__name__)
 _UNBOUNDED_TOKENS = 10**9  # tokenizers give 1e30 where no limit is known
 
 
@@ -153,27 +157,35 @@ def load_policy(
     precision = find_dtype(dtype, place)
     require_checkpoint(path, "policy")
     name = f"policy {str(path)!r}"
-    try:
-        with quiet_transformers():
-            # First, for it takes a moment, and a faulty template is told before weights are read.
-            tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
-            check_template(tokenizer)
-            model, missing = load_causal_lm(
-                str(path), device=place, dtype=precision, trust_remote_code=trust_remote_code
-            )
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    except LOAD_ERRORS as error:
-        raise InputError(f"{name} cannot be loaded: {first_line(error)}") from error
+    with _readable(name), quiet_transformers():
+        require_decoder(str(path), trust_remote_code=trust_remote_code)
+        # First, for it takes a moment, and a faulty template is told before weights are read.
+        tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
+        check_template(tokenizer)
+        model, missing, unused = load_causal_lm(
+            str(path), device=place, dtype=precision, trust_remote_code=trust_remote_code
+        )
     # Transformers fills them with random numbers and would answer nonsense.
     if missing:
         raise InputError(
             f"{name} is not a complete causal LM: it has no weights for {missing[0]!r}; give a"
             " checkpoint saved from AutoModelForCausalLM"
         )
+    if unused:
+        _log.warning(
+            "%s: %d weights of the checkpoint, such as %r, have no place in %s and are left out;"
+            " check config.json if they should count",
+            name,
+            len(unused),
+            unused[0],
+            type(model).__name__,
+        )
+    for line in use_plain_law(model):
+        _log.warning("%s: %s", name, line)
     policy = Policy(model, tokenizer)
     try:
         check_token_ids(model, tokenizer)
+        check_end_ids(model)
         ensure_end_token(tokenizer, policy.stop_token_ids)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
@@ -181,6 +193,24 @@ def load_policy(
         policy = replace(policy, model=merge_adapter_folder(model, Path(adapter)).eval())
     _check_causal(policy.model, str(path))
     return policy
+
+
+@contextmanager
+def _readable(name: str) -> Generator[None]:
+    """Whatever the library raises at a checkpoint that it cannot read, as one line."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # configs and damaged files make libraries raise all kinds
+        plain = isinstance(error, OSError | ValueError | ImportError)
+        kind = "" if plain else f"{type(error).__name__}: "
+        raise InputError(
+            f"{name} cannot be loaded: {kind}{first_line(error)}; see that config.json, the"
+            " tokenizer's files and all weights are whole"
+        ) from error
 
 
 def encode_prompts(
@@ -246,5 +276,7 @@ def _check_causal(model: LanguageModel, name: str) -> None:
     probe = torch.tensor([[1, 0], [1, 1]], device=model.device)
     with torch.no_grad():
         first = model(input_ids=probe).logits[:, 0]
+    if not bool(torch.isfinite(first).any()) or bool(first.isnan().any()):
+        raise ScoreError(f"policy {name!r}: its predictions are NaN; check the model's weights")
     if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
         raise InputError(f"policy {name!r} is not causal: its predictions depend on later tokens")

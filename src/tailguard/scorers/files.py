@@ -65,7 +65,7 @@ def load_scorer(
             _require_classifier(config, source)
             # The config is checked first: transformers would load a causal LM as a classifier with
             # a random score.
-            model, missing = load_classifier(
+            model, missing, _ = load_classifier(
                 source,
                 config=config,
                 allow_pickle=allow_pickle,

@@ -178,7 +178,7 @@ def _load_backbone(backbone: str | Path) -> tuple[LanguageModel, Tokenizer]:
     require_checkpoint(backbone, "backbone")
     try:
         tokenizer = load_tokenizer(str(backbone))
-        model, _ = load_classifier(str(backbone), num_labels=1)  # a causal LM lacks the score
+        model, *_ = load_classifier(str(backbone), num_labels=1)  # a causal LM lacks the score
     except LOAD_ERRORS as error:
         raise InputError(f"backbone {backbone}: cannot be read: {first_line(error)}") from error
     model.config.get_text_config().pad_token_id = pad_with_end(tokenizer)

@@ -198,6 +198,39 @@ def test_sound_models_are_read_in_the_cheapest_way(seed):
             assert engine_of(tiny_policy(name, seed=seed, dtype=dtype)).mode == EngineMode()
 
 
+def test_a_window_that_is_too_dear_to_try_is_told(monkeypatch, caplog):
+    def lines(name, **options):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="tailguard"):
+            engine_of(tiny_policy(name, **options))
+        return [r.getMessage() for r in caplog.records if r.name.startswith("tailguard")]
+
+    assert lines("mistral") == []
+    monkeypatch.setattr("tailguard.engines.probe._AFFORDABLE_ON_CPU", 1.0)
+    (told,) = lines("mistral")
+    assert "not tried" in told
+    assert "window of 6 tokens" in told
+    assert lines("mistral", sliding_window=64) == []  # no row is longer than the context
+    assert lines("llama") == []
+
+
+class NoLogits(Llama):
+    def forward(self, *args, **options):
+        return self.model(*args, **options)
+
+
+class Raises(Llama):
+    def forward(self, *args, **options):
+        raise ValueError("give decoder_input_ids\nand more")
+
+
+@pytest.mark.parametrize("kind", [NoLogits, Raises])
+def test_what_is_no_causal_lm_is_refused_by_name(kind):
+    with pytest.raises(InputError, match=rf"{kind.__name__}.*plain forward pass fails") as caught:
+        engine_of(broken(kind))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_models_training_mode_is_restored():
     policy = tiny_policy("gpt2")
     policy.model.train()
