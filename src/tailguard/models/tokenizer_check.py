@@ -40,17 +40,21 @@ def check_template(tokenizer: Tokenizer) -> None:
         )
 
 
-def check_token_ids(model: LanguageModel, tokenizer: Tokenizer) -> None:
+def check_token_ids(model: LanguageModel, tokenizer: Tokenizer, *, needs_pad: bool = True) -> None:
     """That the model has an embedding for every token that a text can have.
 
     A single added token beyond them, which only images need, is no fault; a prompt that holds it
-    is refused when it is read.
+    is refused when it is read. Without ``needs_pad``, rows are padded with another token where the
+    model does not know the pad token. A model that reads characters has no such table.
 
     Raises:
         InputError: the tokenizer belongs to a larger model.
     """
+    if getattr(model.get_input_embeddings(), "weight", None) is None:
+        return
     size = num_embeddings(model)
-    named = {f"{name} token": special_token_id(tokenizer, name) for name in _NAMED}
+    names = [name for name in _NAMED if needs_pad or name != "pad"]
+    named = {f"{name} token": special_token_id(tokenizer, name) for name in names}
     found = {"vocabulary": int(cast(Any, tokenizer).vocab_size) - 1} | {
         name: token for name, token in named.items() if token is not None
     }

@@ -19,7 +19,8 @@ from tailguard.decoding import (
 from tailguard.engines import tested_policy
 from tailguard.errors import InputError, first_line
 from tailguard.models.device import require_device
-from tailguard.models.policy import load_policy
+from tailguard.models.policy import Policy
+from tailguard.models.shared_base import load_policies
 from tailguard.pipeline.requirements import GUIDED_TWICE
 from tailguard.pipeline.scorer_artifact import Kind, load_scorers, source_hashes
 from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
@@ -139,10 +140,14 @@ def load_decoder(
     trust_remote_code: bool = False,
     given: Mapping[Kind, ScorerSource] | None = None,
     device: str = "auto",
+    scorer_device: str | None = None,
+    only: str | None = None,
 ) -> Decoder:
     """The decoder in an artifact or in a run's folder; arguments as of `tailguard.load_decoder`.
 
-    With ``given`` scorers, those are used and not the ones that the folder names.
+    With ``given`` scorers, those are used and not the ones that the folder names. ``scorer_device``
+    is for scorers that stand elsewhere than the policies; ``only`` names the one policy that is
+    loaded, with its profiles.
 
     Raises:
         InputError: as `check_decoder`, a model in it cannot be read, or heads were fitted for
@@ -152,14 +157,12 @@ def load_decoder(
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code, given=given)
     sources = content.given if given is None else given
     reward, cost = load_scorers(
-        directory / "scorers", content.max_scorer_tokens, sources, device=device
+        directory / "scorers", content.max_scorer_tokens, sources, device=scorer_device or device
     )
+    folders = [f for f in sorted((directory / "policies").iterdir()) if only in (None, f.name)]
     return Decoder(
-        {
-            folder.name: _guided_policy(folder, content, device)
-            for folder in sorted((directory / "policies").iterdir())
-        },
-        content.profiles,
+        _guided_policies(folders, content, device),
+        [p for p in content.profiles if only in (None, p.setting.policy)],
         cost_scorer=cost,
         reward_scorer=reward,
         batch_size=batch_size,
@@ -183,22 +186,36 @@ def guided_names(profiles: Sequence[CalibratedProfile]) -> list[str]:
     raise InputError(GUIDED_TWICE)
 
 
-def _guided_policy(folder: Path, content: DecoderFile, device: str) -> GuidedPolicy:
-    adapter = folder / "adapter" if (folder / "adapter").is_dir() else None
-    heads = ProcessHeads.load(folder / "heads.safetensors")
-    try:  # a seal can be renewed by hand; these hashes are in the heads' file
-        heads.require_policy(content.model_hash, adapter_hash(adapter))
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
-    policy = load_policy(
+def _guided_policies(
+    folders: Sequence[Path], content: DecoderFile, device: str
+) -> dict[str, GuidedPolicy]:
+    heads = {folder.name: _heads(folder, content.model_hash) for folder in folders}
+    policies = load_policies(
         model_path(content.model),
-        adapter,
+        {folder.name: _adapter(folder) for folder in folders},
         trust_remote_code=content.trust_remote_code,
         device=device,
         dtype=content.dtype,
     )
-    tested_policy(policy)  # refused now, and not at the first question
-    return GuidedPolicy(policy, heads.to(policy.device))
+
+    def joined(name: str, policy: Policy) -> GuidedPolicy:
+        tested_policy(policy)  # refused now, and not at the first question
+        return GuidedPolicy(policy, heads[name].to(policy.device))
+
+    return {name: joined(name, policy) for name, policy in policies.items()}
+
+
+def _adapter(folder: Path) -> Path | None:
+    return folder / "adapter" if (folder / "adapter").is_dir() else None
+
+
+def _heads(folder: Path, model_hash: str) -> ProcessHeads:
+    heads = ProcessHeads.load(folder / "heads.safetensors")
+    try:  # a seal can be renewed by hand; these hashes are in the heads' file
+        heads.require_policy(model_hash, adapter_hash(_adapter(folder)))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return heads
 
 
 def _profile_to_json(profile: CalibratedProfile) -> dict[str, Json]:

@@ -21,6 +21,7 @@ from tailguard.models.library import (
 )
 from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.models.tokenizer_check import check_token_ids
 from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
 
 HEADS_FILE = "heads.safetensors"
@@ -53,7 +54,7 @@ def load_scorer(
 
     Raises:
         InputError: missing, not a sequence classifier, several outputs and no label, pickled weights,
-            or heads that do not fit. One line, naming the path.
+            a tokenizer or heads that do not fit. One line, naming the path.
     """
     place = find_device(device)
     source = str(path)
@@ -85,6 +86,7 @@ def load_scorer(
     heads_path = folder / HEADS_FILE
     heads = _read_heads(heads_path) if heads_path.is_file() else None
     try:
+        check_token_ids(model, tokenizer, needs_pad=False)
         return SequenceClassificationScorer(
             model,
             tokenizer,

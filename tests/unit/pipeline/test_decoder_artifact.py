@@ -13,7 +13,7 @@ import tailguard
 from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
 from tailguard.artifacts.manifest import write_manifest
 from tailguard.artifacts.store import payload_hash
-from tailguard.config import PolicySection, Recipe, ScorerSource
+from tailguard.config import PolicySection, Recipe, ScorerSection, ScorerSource
 from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting
 from tailguard.errors import InputError
 from tailguard.pipeline import decoder_artifact
@@ -21,6 +21,7 @@ from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile, check
 from tailguard.pipeline.scorer_artifact import SOURCES_NAME, source_hashes
 from tailguard.pipeline.sources import adapter_hash, model_hashes
 from tailguard.pipeline.stage import Work, silent
+from tailguard.pipeline.stages import evaluate
 from tailguard.pipeline.stages.calibrate import _guided_policy
 from tailguard.risk import CVaR, RiskLimit
 from tailguard.training.adapters import open_adapter, save_adapter
@@ -148,6 +149,32 @@ def test_a_decoder_as_it_was_written_answers(decoder):
     assert loaded.generate(["w1 w2"])[0].num_candidates == 2
 
 
+def test_one_policy_of_a_decoder_is_loaded_with_its_profiles(decoder):
+    loaded = decoder_artifact.load_decoder(decoder, only="two")
+    assert [profile.setting.policy for profile in loaded.profiles] == ["two"]
+    everything = tailguard.load_decoder(decoder)
+    setting = loaded.profiles[0].setting
+    texts = [[d.text for d in one.draft(["w1 w2"], setting)] for one in (loaded, everything)]
+    assert texts[0] == texts[1]
+
+
+def test_evaluation_puts_scorers_where_the_recipe_puts_them(decoder, models, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def spy(*_: Any, device: str, **__: Any) -> Any:
+        asked.append(device)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(decoder_artifact, "load_scorers", spy)
+    recipe = Recipe(
+        policy=PolicySection(model=models[0], device="cpu"), scorers=ScorerSection(device="cuda:1")
+    )
+    work = Work(recipe, tmp_path, tmp_path, {"calibrate": decoder}, silent)
+    with pytest.raises(InputError, match="far enough"):
+        evaluate._guided(work, 1, ["w1"])
+    assert asked == ["cuda:1"]
+
+
 @pytest.mark.parametrize("file", ["heads.safetensors", "adapter"])
 def test_heads_of_another_policy_are_refused(decoder, file):
     swap(decoder / "policies/one" / file, decoder / "policies/two" / file)
@@ -204,20 +231,20 @@ def test_a_folder_does_not_decide_that_code_may_run(decoder, monkeypatch):
         with pytest.raises(InputError, match=r"brings code of its own.*--trust-remote-code"):
             load(decoder)
     asked: list[object] = []
-    load_policy = decoder_artifact.load_policy
+    load_policies = decoder_artifact.load_policies
 
     def spy(*arguments: Any, trust_remote_code: bool, **options: Any) -> Any:
         asked.append(trust_remote_code)
-        return load_policy(*arguments, trust_remote_code=False, **options)
+        return load_policies(*arguments, trust_remote_code=False, **options)
 
-    monkeypatch.setattr(decoder_artifact, "load_policy", spy)
+    monkeypatch.setattr(decoder_artifact, "load_policies", spy)
     tailguard.load_decoder(decoder, trust_remote_code=True)
-    assert asked == [True] * len(POLICIES)
+    assert asked == [True]
     # The flag allows what the folder asks for, and no more.
     content.write(decoder / DECODER_NAME)
     seal_again(decoder)
     tailguard.load_decoder(decoder, trust_remote_code=True)
-    assert asked[len(POLICIES) :] == [False] * len(POLICIES)
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize(

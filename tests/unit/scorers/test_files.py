@@ -52,6 +52,25 @@ def test_what_is_not_a_scorer_is_refused_in_one_line(tiny_scorers, tmp_path):
     )
 
 
+def test_a_tokenizer_of_a_larger_model_is_refused(tiny_scorers, tmp_path):
+    folder = tiny_scorers.save_classifier(tmp_path / "m")
+    config = tiny_scorers.classifier().config
+    config.vocab_size -= 2
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    assert f"but the model has {config.vocab_size} embeddings" in _reason(folder)
+
+
+def test_a_pad_token_that_the_model_lacks_is_the_end_token(tiny_scorers, tmp_path):
+    folder = tiny_scorers.save_classifier(tmp_path / "m")
+    tokenizer = tiny_scorers.tokenizer()
+    scores: list[np.ndarray] = []
+    for pad in (tokenizer.eos_token, "<a pad of its own>"):
+        tokenizer.add_special_tokens({"pad_token": pad})
+        tokenizer.save_pretrained(folder)
+        scores.append(load_scorer(folder).score(PROMPTS, RESPONSES))
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+
+
 def test_pickled_weights_are_read_only_if_asked_for(tiny_scorers, tmp_path):
     folder = tiny_scorers.save_classifier(tmp_path / "m")
     expected = load_scorer(folder).score(PROMPTS, RESPONSES)

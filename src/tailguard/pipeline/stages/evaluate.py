@@ -189,20 +189,23 @@ def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
 
 
 def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
+    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
+    setting = profiles[number].setting
     decoder = load_decoder(
         work.parents["calibrate"],
         batch_size=work.recipe.bank.batch_size,
         trust_remote_code=work.recipe.policy.trust_remote_code,
         given=given_sources(work.recipe.scorers),
         device=work.recipe.policy.device,
+        scorer_device=work.recipe.scorers.device,
+        only=setting.policy,
     )
-    setting = decoder.profiles[number].setting
     drafts = draft_in_parts(
         decoder,
         prompts,
         setting,
         seed=work.seed("evaluate"),
-        on_progress=work.steps(f"evaluate: {guided_names(decoder.profiles)[number]}"),
+        on_progress=work.steps(f"evaluate: {guided_names(profiles)[number]}"),
     )
     answers = decoder.settle(prompts, drafts, setting)
     return AnswerSet(
