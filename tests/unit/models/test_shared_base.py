@@ -102,7 +102,9 @@ def test_the_matrices_of_the_base_are_held_once(base, adapters, caplog):
 
 def test_an_adapter_with_biases_leaves_the_others_as_they_are(tiny_scorers, tmp_path):
     tokenizer = tiny_scorers.tokenizer()
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=1
+    )
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     save_adapter(tmp_path / "base", tmp_path / "biased", 0, target_modules=["c_attn"], bias="all")
