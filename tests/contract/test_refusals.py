@@ -93,6 +93,11 @@ def no_weights(folder: Path) -> None:
     (folder / "model" / "model.safetensors").unlink()
 
 
+def three_outputs(folder: Path) -> None:
+    names = {"id2label": {"0": "fine", "1": "odd", "2": "bad"}}
+    (folder / "model" / "config.json").write_text(json.dumps(names))
+
+
 def function_elsewhere(folder: Path) -> None:
     (folder / "mine.py").write_text("import torch\n\ndef other(prompts, answers): ...\n")
 
@@ -119,6 +124,11 @@ def unchanged(folder: Path) -> None:
         (unchanged, ["scorers.cost_model=./model", "scorers.pessimism=0.5"], "scorers.pessimism"),
         (unchanged, FUNCTION, "python: mine:harm: no module mine in "),
         (function_elsewhere, FUNCTION, "mine.py has no 'harm'"),
+        (
+            three_outputs,
+            ["scorers.cost_model=./model"],
+            "scorers.cost_model: label: none given for 3",
+        ),
         (broken_module, FUNCTION, "mine.py, line 1: expected ':'"),
     ],
     ids=lambda value: getattr(value, "__name__", " ".join(value) if type(value) is list else ""),

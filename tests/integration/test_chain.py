@@ -57,7 +57,7 @@ def read_parents():
 def folder(tmp_path_factory, read_parents):
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "_threads", lambda: 1)  # here, where reads are recorded
+        patch.setattr(workers, "_threads", lambda _: 1)  # here, where reads are recorded
         for name, stage in chain.STAGES.items():
             patch.setitem(chain.STAGES, name, recorded(stage, read_parents[name]))
         assert run("run", str(RECIPE), "--out", str(out)) == 0

@@ -121,8 +121,8 @@ def test_a_cost_that_cannot_rank_answers_is_told(plan, tmp_path):
     [
         ("{model: ./cost}", "label: none given for 3 outputs; name the one to score: safe, unsafe"),
         ("{python: 'given_costs:silent'}", "python: given_costs:silent: 3 of 3 are not finite"),
-        ("{python: 'given_costs:missing'}", "has no function 'missing'"),
-        ("{python: 'not_there:cost'}", "no such module"),
+        ("{python: 'given_costs:missing'}", "given_costs.py has no 'missing'"),
+        ("{python: 'not_there:cost'}", "no module not_there in "),
     ],
 )
 def test_what_is_no_scorer_is_refused_before_anything_is_sampled(plan, tmp_path, cost, said):

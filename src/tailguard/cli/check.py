@@ -158,11 +158,17 @@ def _show(recipe: Recipe, found: Checked, estimates: Mapping[str, StageEstimate]
 
 
 def _certificate(outlook: CertificateOutlook) -> str:
+    if outlook.looseness >= 1:
+        return (
+            f"certificate of {outlook.policy}: nothing can be certified at α={outlook.tail_mass:g} on"
+            f" {outlook.num_prompts} prompts; at confidence {outlook.confidence:.3g} they reach down to"
+            f" α={outlook.smallest_tail_mass:.2g}: raise data.num_certification or the tail mass"
+        )
     return (
         f"certificate of {outlook.policy}: {outlook.num_prompts} prompts at confidence"
         f" {outlook.confidence:.3g} can certify CVaR at α ≥ {outlook.smallest_tail_mass:.2g}; at"
         f" α={outlook.tail_mass:g} the bound stands at least {outlook.looseness:.0%} of the way from"
-        " the threshold to scorers.cost_bound"
+        " the threshold to scorers.cost_bound: a budget nearer to it than that stays uncertified"
     )
 
 

@@ -40,9 +40,6 @@ def init(
         raise InputError(f"--out {out}: is there already; give another name, or --force")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}; make it first")
-    from tailguard.models.checkpoint import require_checkpoint
-
-    require_checkpoint(model, "policy")
     from tailguard.pipeline.first_recipe import Given, first_recipe
 
     given = Given(model, prompts, reward, cost, pairs or (), evaluation_prompts or ())

@@ -94,7 +94,9 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
             name for name, stage in STAGES.items() if name in stages and stage.kind not in there
         ]
         if set(left) - _WITHOUT_MODELS:
-            bars.line(brief_estimates(forecast_stages(recipe, inventory, left)))
+            # With given scorers `fit-scorers` runs no policy, so that nothing may be left to tell.
+            if estimates := forecast_stages(recipe, inventory, left):
+                bars.line(brief_estimates(estimates))
 
         def on_stage(name: str, path: Path, skipped: bool) -> None:
             seconds = time.perf_counter() - started

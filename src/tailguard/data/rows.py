@@ -42,7 +42,7 @@ def read_rows(source: str | Path) -> list[tuple[str, Row]]:
         rows = list(_json_array(path))
     # A misspelt path must not be looked up on the hub, so what looks like a file is taken for one.
     elif path.suffix in {".csv", ".txt", ".gz"} or path.is_file():
-        raise InputError(f"{path}: give .jsonl, .jsonl.gz or .parquet")
+        raise InputError(f"{path}: give .jsonl, .jsonl.gz, .json or .parquet")
     else:
         rows = list(_dataset(str(source)))
     if not rows:
@@ -60,7 +60,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 def _json_array(path: Path) -> Iterator[tuple[str, Row]]:
     content = b"".join(_lines(path))
     if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        raise InputError(f"{path}: is no array of objects; give .jsonl, .jsonl.gz or .parquet")
+        raise InputError(
+            f"{path}: is no array of objects; give .jsonl, .jsonl.gz, .json or .parquet"
+        )
     for number, row in enumerate(cast("list[object]", _parsed(str(path), content)), start=1):
         where = f"{path}, item {number}"
         yield where, _object(where, row)
@@ -71,11 +73,11 @@ def _lines(path: Path) -> Iterator[bytes]:
         if (
             path.exists() and not path.is_file()
         ):  # a pipe would keep us waiting, a device fill memory
-            raise InputError(f"{path}: is not a file; give .jsonl, .jsonl.gz or .parquet")
+            raise InputError(f"{path}: is not a file; give .jsonl, .jsonl.gz, .json or .parquet")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from file
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path in the recipe") from None
+        raise InputError(f"{path}: no such file; check the path") from None
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -125,7 +127,7 @@ def _dataset(name: str) -> Iterator[tuple[str, Row]]:
     elif not _is_folder(identifier) and identifier.startswith(
         ("/", ".", "~")
     ):  # no name of the hub
-        raise InputError(f"{name}: neither a file nor a folder; check the path in the recipe")
+        raise InputError(f"{name}: neither a file nor a folder; check the path")
     else:
         rows = _loaded(name, identifier, rest[:-1], split)
     yield from ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
@@ -189,7 +191,7 @@ def _loaded(
         if _is_folder(identifier):
             raise InputError(
                 f"{name}: cannot read the folder as a dataset ({reason});"
-                " give .jsonl, .jsonl.gz or .parquet"
+                " give .jsonl, .jsonl.gz, .json or .parquet"
             ) from None
         raise InputError(f"{name}: neither a file nor a dataset ({reason})") from None
 

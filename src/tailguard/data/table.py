@@ -32,7 +32,7 @@ def read_table(path: Path) -> dict[str, list[Cell]]:
         InputError: it is not there, is not parquet, or holds what cannot be read, with its row.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path in the recipe")
+        raise InputError(f"{path}: no such file; check the path")
     try:
         # Of this file alone: `read_table` would also take columns from the names of its folders.
         with _parquet.ParquetFile(path) as file:

@@ -157,7 +157,7 @@ def load_policy(
     precision = find_dtype(dtype, place)
     require_checkpoint(path, "policy")
     name = f"policy {str(path)!r}"
-    with _readable(name), quiet_transformers():
+    with readable(name), quiet_transformers():
         require_decoder(str(path), trust_remote_code=trust_remote_code)
         # First, for it takes a moment, and a faulty template is told before weights are read.
         tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
@@ -196,7 +196,7 @@ def load_policy(
 
 
 @contextmanager
-def _readable(name: str) -> Generator[None]:
+def readable(name: str) -> Generator[None]:
     """Whatever the library raises at a checkpoint that it cannot read, as one line."""
     try:
         yield

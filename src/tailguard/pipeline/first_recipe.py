@@ -12,8 +12,10 @@ from pathlib import Path
 
 from tailguard.data import Preference, Prompt, prompt_id, read_preferences, read_prompts
 from tailguard.errors import InputError
+from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.library import load_config, load_tokenizer
-from tailguard.models.policy import render_prompt
+from tailguard.models.policy import readable, render_prompt
+from tailguard.pipeline.user_function import missing_function
 from tailguard.risk import prompts_needed
 
 _FEWEST_PROMPTS = 8  # 4 to train on, and 2 to calibrate and 2 to certify on
@@ -27,6 +29,8 @@ _FEWEST_IN_TAIL = 20
 _USUAL_TAIL_MASS = 0.1
 # Of the way from the threshold to the largest cost: with a bound much looser nothing is certified.
 _LOOSEST_BOUND = 0.2
+_URL = r"https?://"
+_FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,12 @@ def first_recipe(given: Given, folder: Path) -> str:
     """The text of a recipe that lies in ``folder``.
 
     Raises:
-        InputError: a file is missing or wrong; too few prompts; no source for a scorer; prompts that
-            leave no room for an answer.
+        InputError: a file is missing or wrong; too few prompts; no source for a scorer, or one that
+            is not there; a model that cannot be read; prompts that leave no room for an answer.
     """
+    require_checkpoint(given.model, "--model")
+    for kind in ("reward", "cost"):
+        _require_source(kind, getattr(given, kind))
     pairs = _read_pairs(given)
     for kind in ("reward", "cost"):
         if not getattr(given, kind) and kind not in pairs:
@@ -77,6 +84,14 @@ def first_recipe(given: Given, folder: Path) -> str:
                 f" module:function, or the URL of a guard, or give --pairs{labelled}"
             )
     return _text(given, _look(given, pairs), folder)
+
+
+def _require_source(kind: str, source: str) -> None:
+    if re.fullmatch(_FUNCTION, source):
+        if wrong := missing_function(source, Path.cwd()):
+            raise InputError(f"--{kind}: {wrong}")
+    elif source and not re.match(_URL, source):
+        require_checkpoint(source, f"--{kind}")
 
 
 def _read_pairs(given: Given) -> dict[str, dict[Path, list[Preference]]]:
@@ -126,8 +141,9 @@ def _token_sizes(
     model: str, prompts: Sequence[Prompt], pairs: Sequence[Preference]
 ) -> tuple[int, int]:
     """The most tokens of an answer, and of a prompt with its answer."""
-    tokenizer = load_tokenizer(model)
-    config = load_config(model).get_text_config()
+    with readable(f"--model {model}"):
+        tokenizer = load_tokenizer(model)
+        config = load_config(model).get_text_config()
     context = getattr(config, "max_position_embeddings", None) or 10**9
     plain = tokenizer.chat_template is None
     texts = [render_prompt(tokenizer, prompt) for prompt in prompts]
@@ -247,14 +263,14 @@ def _scorer_lines(given: Given, found: _Found, folder: Path) -> list[str]:
 
 
 def _source(source: str, kind: str, folder: Path) -> str:
-    if re.match(r"https?://", source):
+    if re.match(_URL, source):
         url, _, model = source.partition("#")
         if not model:
             raise InputError(
                 f"--{kind} {source}: write URL#MODEL, the model's name at the endpoint"
             )
         return f"{{endpoint: {_quoted(url)}, model: {_quoted(model)}}}"
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source):
+    if re.fullmatch(_FUNCTION, source):
         # Modules are looked for where the command is run, as `python` does.
         where = "" if folder.resolve() == Path.cwd() else f", folder: {_quoted(_path('.', folder))}"
         upper = where + (", upper: 10.0" if kind == "cost" else "")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from tailguard.artifacts import read_json
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
@@ -87,11 +88,12 @@ def _devices(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Folders that hold no model, found before one is loaded, which may take minutes."""
     scorers = recipe.scorers
-    given = [s for s in (scorers.reward_model, scorers.cost_model) if s is not None]
+    keys = {"scorers.reward_model": scorers.reward_model, "scorers.cost_model": scorers.cost_model}
+    given = {key: source for key, source in keys.items() if source is not None}
     named = [
         ("fit-scorers", "policy", recipe.policy.model),
         ("fit-scorers", "backbone", scorers.backbone),
-        *(("fit-scorers", "scorer", source.local_model) for source in given),
+        *(("fit-scorers", key, source.local_model) for key, source in given.items()),
     ]
     for stage, kind, name in named:
         try:
@@ -99,15 +101,31 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 require_checkpoint(model_path(name), kind)
         except InputError as error:
             yield stage, str(error)
-    for source in given:
+    for key, source in given.items():
         if source.python and (wrong := missing_function(source.python, Path(source.folder))):
-            yield "fit-scorers", wrong
+            yield "fit-scorers", f"{key}: {wrong}"
+        if source.label is None and len(names := _outputs(source.local_model)) > 1:
+            yield (
+                "fit-scorers",
+                f"{key}: label: none given for {len(names)} outputs; name the one to score:"
+                f" {', '.join(names[:40])}",
+            )
         if source.key_env and not os.environ.get(source.key_env):
             yield (
                 "fit-scorers",
-                f"key_env: the environment has no {source.key_env}; set it to the API key of"
+                f"{key}: key_env: the environment has no {source.key_env}; set it to the API key of"
                 f" {source.endpoint}",
             )
+
+
+def _outputs(model: str) -> list[str]:
+    """Names of a local classifier's outputs; none where its config does not say."""
+    try:
+        config = read_json(Path(model_path(model)) / "config.json") if model else {}
+    except (OSError, ValueError, InputError):
+        return []  # one line about the folder is said already, or a hub model is read later
+    names = config.get("id2label") if isinstance(config, dict) else None
+    return [str(name) for name in names.values()] if isinstance(names, dict) else []
 
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:

@@ -127,6 +127,9 @@ def test_the_outlook_on_certificates_is_the_bound_of_costs_that_are_all_below_th
     # With α that small the bound says no more than the largest cost.
     assert half["smallest_tail_mass"] == pytest.approx(half["looseness"] * 0.5)
     assert tenth["looseness"] > 1.0
+    _, told = check(*overrides, options=("--until", "calibrate"))
+    assert "nothing can be certified at α=0.1 on 30 prompts" in told
+    assert f"at α=0.5 the bound stands at least {half['looseness']:.0%} of the way" in told
 
 
 def test_what_is_odd_in_the_files_is_told(check, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from tailguard.errors import InputError, ScoreError
 from tailguard.evaluation.judges import embedding
 from tailguard.evaluation.judges.linear import LinearJudge, fit_judge, pair_features
-from tailguard.scorers.direction import check_scorer
+from tailguard.scorers.check import check_scorer
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.scorer import Scorer
 
@@ -127,7 +127,7 @@ def test_wrong_input_is_refused():
 
 
 def test_a_missing_extra_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package_at_all")
+    monkeypatch.setattr(embedding, "ENCODER_PACKAGE", "no_such_package_at_all")
     with pytest.raises(InputError, match=r"pip install 'tailguard\[judge\]'"):
         embedding.embedding_folder()
 
