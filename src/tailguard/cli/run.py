@@ -93,10 +93,10 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
         left = [
             name for name, stage in STAGES.items() if name in stages and stage.kind not in there
         ]
-        if set(left) - _WITHOUT_MODELS:
-            # With given scorers `fit-scorers` runs no policy, so that nothing may be left to tell.
-            if estimates := forecast_stages(recipe, inventory, left):
-                bars.line(brief_estimates(estimates))
+        needs_models = set(left) - _WITHOUT_MODELS
+        # With given scorers `fit-scorers` runs no policy, so that nothing may be left to tell.
+        if needs_models and (estimates := forecast_stages(recipe, inventory, left)):
+            bars.line(brief_estimates(estimates))
 
         def on_stage(name: str, path: Path, skipped: bool) -> None:
             seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from tailguard.artifacts import read_json
+from tailguard.artifacts import Json, read_json
 from tailguard.config import FileData, Guided, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
@@ -120,12 +120,13 @@ def _models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _outputs(model: str) -> list[str]:
     """Names of a local classifier's outputs; none where its config does not say."""
+    if not model:
+        return []
     try:
-        config = read_json(Path(model_path(model)) / "config.json") if model else {}
-    except (OSError, ValueError, InputError):
-        return []  # one line about the folder is said already, or a hub model is read later
-    names = config.get("id2label") if isinstance(config, dict) else None
-    return [str(name) for name in names.values()] if isinstance(names, dict) else []
+        names: Json = read_json(Path(model_path(model)) / "config.json")["id2label"]
+        return [str(name) for name in names.values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
+        return []  # a folder's faults are told already, and a hub model's are when it is read
 
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:

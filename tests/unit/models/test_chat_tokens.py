@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import lru_cache
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -39,7 +40,7 @@ PLAIN = (
 
 
 @lru_cache
-def tokenizer_of(kind, template):
+def tokenizer_of(kind, template) -> Any:
     tokenizer = TOKENIZERS[kind]()
     tokenizer.chat_template = template
     return tokenizer

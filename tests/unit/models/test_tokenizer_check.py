@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tailguard.engines import response_log_probs, sample_responses
 from tailguard.errors import InputError
+from tailguard.models.library import special_token_id
 from tailguard.models.policy import load_policy, tokenize_prompts
 
 
@@ -96,4 +97,4 @@ def test_answers_must_be_able_to_end(tmp_path):
         load_policy(save(tmp_path / "a", tokenizer, len(tokenizer)))
     policy = load_policy(save(tmp_path / "b", tokenizer, len(tokenizer), eos_token_id=[5]))
     assert policy.stop_token_ids == (5,)
-    assert policy.tokenizer.eos_token_id == 5
+    assert special_token_id(policy.tokenizer, "eos") == 5
