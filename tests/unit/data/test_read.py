@@ -146,7 +146,7 @@ def test_other_formats(tmp_path, name):
         path.mkdir()
     else:
         write(path, PAIR)
-    with pytest.raises(InputError, match=r"give \.jsonl, \.jsonl\.gz or \.parquet"):
+    with pytest.raises(InputError, match=r"give \.jsonl, \.jsonl\.gz, \.json or \.parquet"):
         read_rows(path)
 
 
