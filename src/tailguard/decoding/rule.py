@@ -1,0 +1,237 @@
+"""The rule of the decoder: draw on, serve, or abstain.
+
+1. An answer is *admissible* if the upper bound u(y) on its cost is at most the acceptance level.
+2. While none is, draw again from the prompt, up to ``max_draws``; never go on from a bad answer.
+3. Once one is, draw on while it pays: P̂(admissible) · E[gain in the best utility] > price of a draw.
+4. Serve the admissible answer of the largest utility; where none came, abstain.
+
+Serving and calibration both go through `simulate` or, step by step, through `wants_draw`: what was
+calibrated is what is served. For utilities of a known law, step 3 is Weitzman's rule (1979): stop as
+soon as the best reaches the reservation value z with E(U − z)₊ = price, which is optimal. The law of a
+prompt's utilities is not known, so their mean gets a normal posterior from the prompts before (as in
+BEACON, 2510.15945).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import ndtr
+
+from tailguard.decoding.pool import Pool
+from tailguard.errors import InputError
+
+PerDraw = Float[np.ndarray, "prompts draws"]
+PerPrompt = Float[np.ndarray, " prompts"]
+_LEAST_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class DrawPrior:
+    """What is known of a prompt's draws before the first, from other prompts.
+
+    Attributes:
+        mean: of the utilities of admissible draws, over prompts.
+        between: variance of prompts' means.
+        within: variance of one prompt's utilities around its mean.
+        admissible: draws that count as seen and admissible (beta prior).
+        inadmissible: draws that count as seen and not admissible.
+        tokens: of a draw, on average.
+    """
+
+    mean: float
+    between: float
+    within: float
+    admissible: float
+    inadmissible: float
+    tokens: float
+
+    def __post_init__(self) -> None:
+        """Refuse what can be no prior."""
+        if not math.isfinite(self.mean):
+            raise InputError(f"mean: {self.mean}; must be finite")
+        for name in ("between", "within", "admissible", "inadmissible", "tokens"):
+            value = getattr(self, name)
+            if not (value >= 0.0 and math.isfinite(value)):
+                raise InputError(f"{name}: {value}; must be finite and ≥ 0")
+
+
+def fit_prior(
+    utility: PerDraw, admissible: Bool[np.ndarray, "prompts draws"], num_tokens: PerDraw
+) -> DrawPrior:
+    """Moments of other prompts' draws: one-way analysis of variance, and a beta law of shares.
+
+    Args:
+        utility: of each draw.
+        admissible: which draws are.
+        num_tokens: of each draw.
+    """
+    count = admissible.sum(axis=1)
+    some, several = count >= 1, count >= 2
+    if not some.any():
+        return DrawPrior(0.0, 0.0, 0.0, 0.0, 1.0, float(num_tokens.mean()))
+    sums = np.where(admissible, utility, 0.0).sum(axis=1)
+    means = sums[some] / count[some]
+    centred = np.where(admissible, utility - (sums / np.maximum(count, 1))[:, None], 0.0)
+    freedom = float((count[several] - 1).sum())
+    within = float((centred[several] ** 2).sum() / freedom) if freedom else 0.0
+    # A mean of n draws varies by the prompts' own variance and within/n.
+    spread = float(means.var(ddof=1)) if some.sum() > 1 else 0.0
+    between = max(0.0, spread - within * float((1.0 / count[some]).mean()))
+    share, num_draws = admissible.mean(axis=1), admissible.shape[1]
+    average, variance = float(share.mean()), float(share.var())
+    # Shares of n draws vary by chance too, by E p(1 − p)/n; what is left is the prompts' own.
+    chance = average * (1.0 - average) / num_draws
+    own = max((variance - chance) / max(1.0 - 1.0 / num_draws, 1e-3), _LEAST_VARIANCE)
+    weight = min(max(average * (1.0 - average) / own - 1.0, 0.1), 1e6)
+    return DrawPrior(
+        float(means.mean()),
+        between,
+        within,
+        average * weight,
+        (1.0 - average) * weight,
+        float(num_tokens.mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many answers are drawn, and which is served.
+
+    Attributes:
+        level: the largest upper bound on cost that is served.
+        token_price: what one more token may cost, in units of utility; 0 draws as long as anything
+            may be gained, +inf serves the first admissible answer.
+        max_draws: the most draws of one prompt.
+        prior: of a prompt's draws.
+    """
+
+    level: float
+    token_price: float
+    max_draws: int
+    prior: DrawPrior
+
+    def __post_init__(self) -> None:
+        """Refuse what can only be a mistake."""
+        if math.isnan(self.level):
+            raise InputError("level: NaN; give a number")
+        if not self.token_price >= 0.0:
+            raise InputError(f"token_price: {self.token_price}; must be ≥ 0")
+        if self.max_draws < 1:
+            raise InputError(f"max_draws: {self.max_draws}; must be at least 1")
+
+    def admits(self, cost_bound: Float[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
+        """Which answers may be served: those with a finite bound within the level."""
+        within: Bool[np.ndarray, "*n"] = cost_bound <= self.level
+        return np.isfinite(cost_bound) & within
+
+    def wants_draw(
+        self, utility: PerDraw, admissible: Bool[np.ndarray, "prompts draws"]
+    ) -> Bool[np.ndarray, " prompts"]:
+        """Whether a further draw is worth its price, after the draws that are given.
+
+        Args:
+            utility: of the draws so far; what inadmissible ones have does not matter.
+            admissible: which of them may be served.
+        """
+        num_prompts, num_draws = utility.shape
+        if num_draws >= self.max_draws:
+            return np.zeros(num_prompts, dtype=bool)
+        count = admissible.sum(axis=1)
+        none = count == 0
+        if math.isinf(self.token_price):
+            return none
+        best = np.where(admissible, utility, -np.inf).max(axis=1, initial=-np.inf)
+        total = np.where(admissible, utility, 0.0).sum(axis=1)
+        gain = self._gain(np.where(none, 0.0, best), total, count)
+        prior = self.prior
+        weight = prior.admissible + prior.inadmissible + num_draws
+        share = (prior.admissible + count) / max(weight, _LEAST_VARIANCE)
+        # At price 0 whatever may be gained is drawn for, even where the posterior is a point.
+        pays = share * gain > self.token_price * prior.tokens if self.token_price else ~none
+        return none | pays
+
+    def _gain(self, best: PerPrompt, total: PerPrompt, count: np.ndarray) -> PerPrompt:
+        """E(U − best)₊ for the next admissible draw, by its predictive law."""
+        prior = self.prior
+        within, between = max(prior.within, _LEAST_VARIANCE), max(prior.between, _LEAST_VARIANCE)
+        precision = 1.0 / between + count / within
+        mean = (prior.mean / between + total / within) / precision
+        deviation = np.sqrt(within + 1.0 / precision)
+        z = (mean - best) / deviation
+        density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+        below: PerPrompt = np.asarray(ndtr(z))
+        return deviation * (z * below + density)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a rule serves to each prompt of a pool, [prompts] each.
+
+    Attributes:
+        served: number of the draw; −1 where the fallback is served.
+        num_draws: draws made.
+        num_tokens: of all of them.
+        reward: of what is served.
+        cost_bound: upper bound on its cost.
+        judged_reward: by the judge; None where there is none.
+        judged_cost: the same.
+    """
+
+    served: np.ndarray
+    num_draws: np.ndarray
+    num_tokens: np.ndarray
+    reward: np.ndarray
+    cost_bound: np.ndarray
+    judged_reward: np.ndarray | None
+    judged_cost: np.ndarray | None
+
+
+def simulate(pool: Pool, rule: Rule, utility: PerDraw | None = None) -> Outcome:
+    """Run the rule on a pool's draws in their order.
+
+    Args:
+        pool: with at least as many draws as the rule may make.
+        rule: what to do.
+        utility: of each draw; by default its reward.
+
+    Raises:
+        InputError: fewer draws than the rule may make.
+    """
+    if rule.max_draws > pool.num_draws:
+        raise InputError(f"max_draws: {rule.max_draws} of {pool.num_draws} in the pool; take fewer")
+    utility = pool.reward if utility is None else utility
+    admissible = rule.admits(pool.cost_bound)
+    num_draws = np.ones(pool.num_prompts, dtype=int)
+    going = np.arange(pool.num_prompts)
+    for made in range(1, rule.max_draws):
+        wants = rule.wants_draw(utility[going, :made], admissible[going, :made])
+        going = going[wants]
+        if going.size == 0:
+            break
+        num_draws[going] += 1
+    drawn = np.arange(pool.num_draws) < num_draws[:, None]
+    best = np.where(admissible & drawn, utility, -np.inf)
+    served = np.where(np.isfinite(best).any(axis=1), best.argmax(axis=1), -1)
+
+    def taken(draws: np.ndarray | None, fallback: np.ndarray | None) -> np.ndarray | None:
+        if draws is None or fallback is None:
+            return None
+        return np.where(served >= 0, draws[np.arange(len(served)), served], fallback)
+
+    reward = taken(pool.reward, pool.fallback_reward)
+    bound = taken(pool.cost_bound, pool.fallback_cost_bound)
+    assert reward is not None  # pools have both
+    assert bound is not None
+    return Outcome(
+        served=served,
+        num_draws=num_draws,
+        num_tokens=np.where(drawn, pool.num_tokens, 0.0).sum(axis=1),
+        reward=reward,
+        cost_bound=bound,
+        judged_reward=taken(pool.judged_reward, pool.fallback_judged_reward),
+        judged_cost=taken(pool.judged_cost, pool.fallback_judged_cost),
+    )

@@ -1,0 +1,233 @@
+"""The dial: what was measured at points of the weight space, and which point a request gets.
+
+What was trained decides, not what was planned. For each entry (a soup, or a soup with a rule of when
+to serve) the table holds the costs of what it served to the same prompts, its reward, its divergence
+and its tokens. A limit on any risk measure is answered by
+
+    max  E r − β·KL − price·tokens   over entries with   ρ̂ + m·se(ρ̂) ≤ d  and  KL ≤ cap,
+
+and out of reach by the entry with the smallest ρ̂ + m·se. The standard error is that of E φ_ν(C) at
+the minimising ν, over prompts: a risk is estimated from few prompts and the entry that looks best is
+the one whose error is most in its favour, so without the margin every second budget is broken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from tailguard.errors import InputError
+from tailguard.risk import RiskLimit, RiskMeasure
+
+_FEWEST_IN_TAIL = 10  # prompts: α below 10/n is decided by a handful of them
+_KEPT = 64  # measures whose risks are remembered
+_CHUNK = 64  # entries whose risk is taken at once
+_HINGES = 48  # thresholds at which entries are compared
+
+
+@dataclass(frozen=True)
+class DialChoice:
+    """The answer to a limit.
+
+    Attributes:
+        entry: number of the entry.
+        feasible: whether its risk, with the margin, is within the budget; else it is the entry of
+            the smallest risk with the margin.
+        risk: as measured.
+        error: its standard error, over prompts.
+        value: reward − kl_coef·KL − token_price·tokens.
+    """
+
+    entry: int
+    feasible: bool
+    risk: float
+    error: float
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class DialTable:
+    """Figures of entries on the same prompts.
+
+    Attributes:
+        cost: of what was served [entries, prompts, samples].
+        reward: mean of each entry.
+        kl: from the reference policy, per prompt in nats.
+        tokens: generated per answer, discarded draws included.
+        kl_coef: β, price of a nat in units of reward.
+
+    Raises:
+        InputError: shapes that do not fit, or a number that is not finite.
+    """
+
+    cost: Float[np.ndarray, "entries prompts samples"]
+    reward: Float[np.ndarray, " entries"]
+    kl: Float[np.ndarray, " entries"]
+    tokens: Float[np.ndarray, " entries"]
+    kl_coef: float = 0.0
+    _risks: dict[RiskMeasure, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=lambda: {}, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        if self.cost.ndim != 3 or self.cost.size == 0:
+            raise InputError(f"cost: shape {self.cost.shape}; must be [entries, prompts, samples]")
+        for name in ("cost", "reward", "kl", "tokens"):
+            array = getattr(self, name)
+            if name != "cost" and array.shape != self.cost.shape[:1]:
+                raise InputError(f"{name}: shape {array.shape}; must be {self.cost.shape[:1]}")
+            if not np.isfinite(array).all():
+                raise InputError(f"{name}: NaN or infinite; every answer needs a score")
+
+    @property
+    def num_entries(self) -> int:
+        """Entries."""
+        return self.cost.shape[0]
+
+    @property
+    def smallest_tail_mass(self) -> float:
+        """The smallest α that is answered: with less, a handful of prompts would decide."""
+        return min(1.0, _FEWEST_IN_TAIL / self.cost.shape[1])
+
+    def look_up(
+        self,
+        limit: RiskLimit,
+        *,
+        token_price: float = 0.0,
+        margin: float = 2.0,
+        largest_kl: float = math.inf,
+    ) -> DialChoice:
+        """The best entry for a limit on risk.
+
+        Args:
+            limit: any measure, and the budget.
+            token_price: what a token costs, in units of reward.
+            margin: standard errors by which the risk must be below the budget.
+            largest_kl: of an entry that may be chosen, in nats.
+
+        Raises:
+            InputError: a tail mass below `smallest_tail_mass`, costs above what the measure was
+                declared for, or no entry within ``largest_kl``.
+        """
+        allowed = np.flatnonzero(self.kl <= largest_kl)
+        if allowed.size == 0:
+            raise InputError(
+                f"largest_kl: {largest_kl:g}; the nearest entry is at {self.kl.min():g}"
+            )
+        value = self.reward - self.kl_coef * self.kl - token_price * self.tokens
+        risk, error = self.risks(limit.measure)
+        # Safe sums: entries whose error is unknown (one prompt) have an infinite one.
+        high = risk + margin * error if margin else risk
+        meeting = allowed[high[allowed] <= limit.budget]
+        feasible = meeting.size > 0
+        entry = int(
+            meeting[value[meeting].argmax()] if feasible else allowed[high[allowed].argmin()]
+        )
+        return DialChoice(
+            entry, feasible, float(risk[entry]), float(error[entry]), float(value[entry])
+        )
+
+    def risks(
+        self, measure: RiskMeasure
+    ) -> tuple[Float[np.ndarray, " entries"], Float[np.ndarray, " entries"]]:
+        """Risk of each entry and its standard error; remembered.
+
+        Raises:
+            InputError: as `look_up`.
+        """
+        if measure.smallest_tail < self.smallest_tail_mass * (1 - 1e-9):
+            raise InputError(
+                f"tail_mass: {measure.smallest_tail:g}; on {self.cost.shape[1]} calibration prompts"
+                f" no tail below {self.smallest_tail_mass:.2g} is measured"
+            )
+        measure.require_costs(self.cost)
+        if measure not in self._risks:
+            if len(self._risks) >= _KEPT:
+                self._risks.pop(next(iter(self._risks)))
+            parts = [
+                _risks(self.cost[start : start + _CHUNK], measure)
+                for start in range(0, self.num_entries, _CHUNK)
+            ]
+            risk, error = (np.concatenate(part) for part in zip(*parts, strict=True))
+            self._risks[measure] = risk, error
+        return self._risks[measure]
+
+    def useful(self) -> Bool[np.ndarray, " entries"]:
+        """Entries that some limit could want.
+
+        Of the others there is one with more reward, fewer tokens and nats, and a smaller E(C − ν)₊
+        at every ν at once, which makes every convex risk smaller.
+        """
+        flat = self.cost.reshape(self.num_entries, -1)
+        grid = np.quantile(flat, np.linspace(0.0, 1.0, _HINGES))
+        # The mean goes first, as E(C − ν)₊ far below all costs would.
+        hinges = [flat.mean(axis=1), *(np.maximum(flat - nu, 0.0).mean(axis=1) for nu in grid)]
+        figures = np.stack([-self.reward, self.tokens, self.kl, *hinges], axis=1)
+        keep = np.ones(self.num_entries, dtype=bool)
+        for entry in range(self.num_entries):
+            others = figures[keep]
+            no_worse = (others <= figures[entry]).all(axis=1)
+            better = (others < figures[entry]).any(axis=1)
+            keep[entry] = not bool((no_worse & better).any())
+        return keep
+
+    def take(self, entries: np.ndarray) -> DialTable:
+        """Some entries, by index or mask."""
+        return DialTable(
+            self.cost[entries],
+            self.reward[entries],
+            self.kl[entries],
+            self.tokens[entries],
+            self.kl_coef,
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As arrays, float32 costs; `from_arrays` reads them back."""
+        return {
+            "cost": self.cost.astype(np.float32),
+            "reward": self.reward,
+            "kl": self.kl,
+            "tokens": self.tokens,
+            "kl_coef": np.array([self.kl_coef]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DialTable:
+        """What `to_arrays` gave.
+
+        Raises:
+            InputError: an array is missing, or as the class.
+        """
+        try:
+            names = ("cost", "reward", "kl", "tokens")
+            exact = [np.asarray(arrays[name], dtype=np.float64) for name in names]
+            return cls(*exact, kl_coef=float(arrays["kl_coef"][0]))
+        except (KeyError, IndexError) as error:
+            raise InputError(f"dial: no array {error}") from None
+
+
+def _risks(
+    cost: Float[np.ndarray, "entries prompts samples"], measure: RiskMeasure
+) -> tuple[np.ndarray, np.ndarray]:
+    """Risk and standard error of each row of [entries, prompts, samples]."""
+    num_entries, num_prompts, _ = cost.shape
+    flat = cost.reshape(num_entries, -1)
+    mass = np.full(flat.shape, 1.0 / flat.shape[1])
+    risk: np.ndarray = np.asarray(measure.value_rows(flat, mass))
+    if num_prompts < 2:
+        return risk, np.full(num_entries, np.inf)
+    thresholds = measure.threshold_rows(flat, mass)
+    penalties = np.stack(
+        [
+            measure.penalty(row, nu).reshape(cost.shape[1:]).mean(axis=1)
+            for row, nu in zip(flat, thresholds, strict=True)
+        ]
+    )
+    # Answers to one prompt are alike: prompts are what was sampled.
+    spread: np.ndarray = np.asarray(penalties.std(axis=1, ddof=1))
+    return risk, spread / math.sqrt(num_prompts)
