@@ -5,7 +5,7 @@ from tailguard.decoding.acceptance import (
     accepted,
     choose_acceptance_level,
 )
-from tailguard.decoding.answer import Answer, Draft, ScoreSummary, draft_answers, settle_drafts
+from tailguard.decoding.answer import Answer, Draft, draft_answers, settle_drafts
 from tailguard.decoding.decoder import Decoder, GuidedPolicy
 from tailguard.decoding.guidance import Candidate, Guidance, GuidedResponse
 from tailguard.decoding.guide import guide_responses
@@ -15,6 +15,7 @@ from tailguard.decoding.profile import (
     DecodingSetting,
     match_profile,
 )
+from tailguard.decoding.scoring import ScoreSummary
 
 __all__ = [
     "AcceptanceChoice",

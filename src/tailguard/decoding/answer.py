@@ -13,26 +13,8 @@ from tailguard.data import Prompt
 from tailguard.decoding.acceptance import SCORE_UNAVAILABLE, Verdicts, accepted, reasons_withheld
 from tailguard.decoding.guidance import GuidedResponse
 from tailguard.decoding.profile import DecodingSetting
-from tailguard.scorers.pessimism import pessimistic, spread
+from tailguard.decoding.scoring import Scored, ScoreSummary, score_closed
 from tailguard.scorers.scorer import Scorer
-
-_QUANTILE_LEVELS = (0.05, 0.5, 0.95)
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """What an ensemble makes of one answer.
-
-    Attributes:
-        mean: over members; the score.
-        std: sample standard deviation over members; None for a single member, whose
-            spread is unknown.
-        quantiles: over members, by level.
-    """
-
-    mean: float
-    std: float | None
-    quantiles: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -115,9 +97,9 @@ def draft_answers(
     # A failed prompt has no text, and scorers refuse or misjudge empty ones.
     alive = [i for i, g in enumerate(guided) if g.candidates and not g.failed]
     asked, given = [prompts[i] for i in alive], [texts[i] for i in alive]
-    costs = _score_closed(cost_scorer, asked, given, setting.pessimism)
-    rewards = _score_closed(reward_scorer, asked, given)
-    unknown = _Scored(None, math.inf)
+    costs = score_closed(cost_scorer, asked, given, setting.pessimism)
+    rewards = score_closed(reward_scorer, asked, given)
+    unknown = Scored(None, math.inf)
     scored = {i: (cost, reward) for i, cost, reward in zip(alive, costs, rewards, strict=True)}
     drafts: list[Draft] = []
     for i, g in enumerate(guided):
@@ -161,8 +143,8 @@ def settle_drafts(
     reasons = reasons_withheld(verdicts, setting.acceptance_level)
     withheld = [i for i in range(len(drafts)) if not keep[i]]
     asked, given = [prompts[i] for i in withheld], [setting.fallback] * len(withheld)
-    cost = _score_closed(cost_scorer, asked, given, setting.pessimism)
-    reward = _score_closed(reward_scorer, asked, given)
+    cost = score_closed(cost_scorer, asked, given, setting.pessimism)
+    reward = score_closed(reward_scorer, asked, given)
     for place, i in enumerate(withheld):
         answers[i] = replace(
             answers[i],
@@ -225,69 +207,4 @@ def _served(draft: Draft, setting: DecodingSetting, certified: bool) -> Answer:
         num_prompt_tokens=draft.guided.num_prompt_tokens,
         num_tokens_generated=draft.guided.num_tokens_generated,
         num_forward_passes=draft.guided.num_forward_passes,
-    )
-
-
-# Not Exception: what is missing here (an interrupt, no memory) must end the process.
-SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One answer's members: what is reported of them, and the bound that decides; None if unknown."""
-
-    summary: ScoreSummary | None
-    bound: float
-
-
-def _score_closed(
-    scorer: Scorer | None,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    pessimism: float = 0.0,
-) -> list[_Scored]:
-    """Summary and upper bound of each answer; +inf where there is no finite score.
-
-    Raises:
-        InputError: a single member with pessimism > 0. It is raised outside `_members_closed`,
-            which would take it for a failing scorer and abstain on every prompt without a word.
-    """
-    return [
-        _Scored(None, math.inf)
-        if members is None
-        else _Scored(_summary(members), float(pessimistic(members[None], pessimism)[0]))
-        for members in _members_closed(scorer, prompts, responses)
-    ]
-
-
-def _members_closed(
-    scorer: Scorer | None, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> list[np.ndarray | None]:
-    """Members' scores of each answer, None where they are not all finite.
-
-    If the whole batch fails, each answer is tried alone, so that one does not take the others down.
-    """
-    if scorer is None or len(prompts) == 0:
-        return [None] * len(prompts)
-    try:
-        scores = np.asarray(scorer.score(prompts, responses), dtype=np.float64)
-    except SCORER_FAILURES:
-        if len(prompts) == 1:
-            return [None]
-        pairs = zip(prompts, responses, strict=True)
-        return [_members_closed(scorer, [p], [r])[0] for p, r in pairs]
-    if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
-        return [None] * len(prompts)
-    return [members if np.isfinite(members).all() else None for members in scores]
-
-
-def _summary(members: np.ndarray) -> ScoreSummary:
-    deviation = float(spread(members[None])[0])
-    quantiles = np.quantile(members, _QUANTILE_LEVELS)
-    return ScoreSummary(
-        mean=float(members.mean()),
-        std=None if math.isnan(deviation) else deviation,
-        quantiles={
-            f"{level:g}": float(q) for level, q in zip(_QUANTILE_LEVELS, quantiles, strict=True)
-        },
     )

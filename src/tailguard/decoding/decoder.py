@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from tailguard import hooks
 from tailguard.data import Prompt
-from tailguard.decoding.answer import SCORER_FAILURES, Answer, Draft, draft_answers, settle_drafts
+from tailguard.decoding.answer import Answer, Draft, draft_answers, settle_drafts
 from tailguard.decoding.guidance import Guidance
 from tailguard.decoding.guide import guide_responses
 from tailguard.decoding.profile import (
@@ -19,6 +20,7 @@ from tailguard.decoding.profile import (
     DecodingSetting,
     match_profile,
 )
+from tailguard.decoding.scoring import SCORER_FAILURES
 from tailguard.decoding.strategy import Strategy, draw_once, strategy_name
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.self_test import as_decoding_policy
@@ -116,8 +118,7 @@ class Decoder:
         decoder = hooks.load_decoder(
             path, batch_size=batch_size, trust_remote_code=trust_remote_code, device=device
         )
-        assert isinstance(decoder, Decoder)  # the hook cannot name a class from above it
-        return decoder
+        return cast(Decoder, decoder)  # the hook cannot name a class from above it
 
     @property
     def profiles(self) -> tuple[CalibratedProfile, ...]:

@@ -125,8 +125,7 @@ class Rule:
 
     def admits(self, cost_bound: Float[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
         """Which answers may be served: those with a finite bound within the level."""
-        within: Bool[np.ndarray, "*n"] = cost_bound <= self.level
-        return np.isfinite(cost_bound) & within
+        return np.isfinite(cost_bound) & (cost_bound <= self.level)
 
     def wants_draw(
         self, utility: PerDraw, admissible: Bool[np.ndarray, "prompts draws"]
@@ -137,7 +136,7 @@ class Rule:
             utility: of the draws so far; what inadmissible ones have does not matter.
             admissible: which of them may be served.
         """
-        num_prompts, num_draws = utility.shape
+        num_prompts, num_draws = len(utility), utility.shape[1]
         if num_draws >= self.max_draws:
             return np.zeros(num_prompts, dtype=bool)
         count = admissible.sum(axis=1)

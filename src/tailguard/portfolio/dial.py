@@ -215,10 +215,10 @@ def _risks(
     cost: Float[np.ndarray, "entries prompts samples"], measure: RiskMeasure
 ) -> tuple[np.ndarray, np.ndarray]:
     """Risk and standard error of each row of [entries, prompts, samples]."""
-    num_entries, num_prompts, _ = cost.shape
+    num_entries, num_prompts = len(cost), int(cost.shape[1])
     flat = cost.reshape(num_entries, -1)
     mass = np.full(flat.shape, 1.0 / flat.shape[1])
-    risk: np.ndarray = np.asarray(measure.value_rows(flat, mass))
+    risk = measure.value_rows(flat, mass)
     if num_prompts < 2:
         return risk, np.full(num_entries, np.inf)
     thresholds = measure.threshold_rows(flat, mass)
@@ -229,5 +229,4 @@ def _risks(
         ]
     )
     # Answers to one prompt are alike: prompts are what was sampled.
-    spread: np.ndarray = np.asarray(penalties.std(axis=1, ddof=1))
-    return risk, spread / math.sqrt(num_prompts)
+    return risk, penalties.std(axis=1, ddof=1) / math.sqrt(num_prompts)

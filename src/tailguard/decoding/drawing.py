@@ -1,0 +1,228 @@
+"""Drawing under a rule: rounds in which every prompt that still wants an answer draws one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailguard.data import Prompt
+from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
+from tailguard.decoding.dial import DialEntry
+from tailguard.decoding.scoring import Scored, ScoreSummary, score_closed
+from tailguard.engines.draws import Drawn, StartedPrompts
+from tailguard.engines.sampling_law import SamplingLaw
+from tailguard.engines.soup import SoupPolicy
+from tailguard.scorers.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a prompt gets, and what it took.
+
+    Attributes:
+        text: of the answer, or of the fallback.
+        abstained: whether it is the fallback.
+        reason: why, where abstained; else empty.
+        reward: of the text.
+        cost: of the text.
+        cost_upper_bound: u(y) of the text; +inf where it has no score.
+        finished: ended by itself or at a stop text.
+        num_draws: answers drawn.
+        num_prompt_tokens: of the prompt.
+        num_tokens_generated: of all draws.
+        num_forward_passes: model calls, the prompt's own included.
+    """
+
+    text: str
+    abstained: bool
+    reason: str
+    reward: ScoreSummary | None
+    cost: ScoreSummary | None
+    cost_upper_bound: float
+    finished: bool
+    num_draws: int
+    num_prompt_tokens: int
+    num_tokens_generated: int
+    num_forward_passes: int
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """Who scores draws, and how pessimistically.
+
+    Attributes:
+        reward: mean of the ensemble is the utility.
+        cost: ensemble.
+        pessimism: κ of u(y) = mean + κ·spread.
+    """
+
+    reward: Scorer
+    cost: Scorer
+    pessimism: float
+
+
+@dataclass(frozen=True)
+class _Draw:
+    drawn: Drawn
+    text: str
+    reward: Scored
+    cost: Scored
+
+    @property
+    def bound(self) -> float:
+        """u(y); +inf where either scorer failed: a broken one makes the other suspect too."""
+        return math.inf if self.reward.summary is None else self.cost.bound
+
+
+def draw_answers(  # noqa: PLR0913
+    soup: SoupPolicy,
+    prompts: Sequence[Prompt],
+    entry: DialEntry,
+    scorers: Scorers,
+    *,
+    seeds: Sequence[int],
+    law: SamplingLaw,
+    max_new_tokens: int,
+    fallback: str,
+    stop: Sequence[str] = (),
+    batch_size: int = 64,
+) -> list[Chosen]:
+    """One answer for each prompt under an entry of the dial.
+
+    What a prompt gets depends on itself and its seed alone (up to floating-point differences between
+    batch shapes). Fails closed: where the model or a scorer gives no finite number, that draw is
+    never served.
+
+    Args:
+        soup: the members on one base.
+        prompts: at least one.
+        entry: point and rule.
+        scorers: of draws.
+        seeds: one for each prompt.
+        law: how tokens are drawn.
+        max_new_tokens: most tokens per draw.
+        fallback: served on abstention.
+        stop: texts before the first of which an answer ends.
+        batch_size: rows in one forward pass.
+
+    Raises:
+        InputError: a prompt that is empty or too long.
+    """
+    rule = entry.rule
+    # Nothing is drawn at temperature 0: a further draw would be the same answer again.
+    rule = rule if law.temperature > 0 else replace(rule, max_draws=1)
+    points = [entry.point] * len(prompts)
+    started = StartedPrompts(
+        soup, prompts, points, max_new_tokens=max_new_tokens, law=law, batch_size=batch_size
+    )
+    made: list[list[_Draw]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))
+    for number in range(rule.max_draws):
+        drawn = started.draw(going, [_seed(seeds[i], number) for i in going])
+        scored = _score([prompts[i] for i in going], drawn, scorers, stop)
+        for i, draw in zip(going, scored, strict=True):
+            made[i].append(draw)
+        utility, bound = _arrays([made[i] for i in going])
+        wants = rule.wants_draw(utility, rule.admits(bound))
+        going = [i for i, wanted in zip(going, wants, strict=True) if wanted]
+        if not going:
+            break
+    return _settle(prompts, made, entry, scorers, started.num_prompt_tokens, fallback)
+
+
+def _seed(seed: int, number: int) -> int:
+    """A stream for each draw of a prompt."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def _score(
+    prompts: Sequence[Prompt], drawn: Sequence[Drawn], scorers: Scorers, stop: Sequence[str]
+) -> list[_Draw]:
+    texts = [_before(draw.text, stop) for draw in drawn]
+    # Predictions that were NaN gave tokens all the same: such a draw has no score.
+    sound = [i for i, draw in enumerate(drawn) if math.isfinite(draw.log_prob)]
+    asked, given = [prompts[i] for i in sound], [texts[i] for i in sound]
+    rewards = dict(zip(sound, score_closed(scorers.reward, asked, given), strict=True))
+    costs = dict(
+        zip(sound, score_closed(scorers.cost, asked, given, scorers.pessimism), strict=True)
+    )
+    unknown = Scored(None, math.inf)
+    return [
+        _Draw(draw, texts[i], rewards.get(i, unknown), costs.get(i, unknown))
+        for i, draw in enumerate(drawn)
+    ]
+
+
+def _arrays(made: Sequence[Sequence[_Draw]]) -> tuple[np.ndarray, np.ndarray]:
+    """Utility and bound of each draw [prompts, draws]; all prompts have as many."""
+    utility = [[d.reward.summary.mean if d.reward.summary else -math.inf for d in m] for m in made]
+    return np.array(utility), np.array([[draw.bound for draw in draws] for draws in made])
+
+
+def _settle(
+    prompts: Sequence[Prompt],
+    made: Sequence[Sequence[_Draw]],
+    entry: DialEntry,
+    scorers: Scorers,
+    num_prompt_tokens: Sequence[int],
+    fallback: str,
+) -> list[Chosen]:
+    chosen: list[Chosen] = []
+    withheld: list[int] = []
+    for i, draws in enumerate(made):
+        admits = entry.rule.admits(np.array([draw.bound for draw in draws]))
+        admitted = [draw for draw, admitted in zip(draws, admits, strict=True) if admitted]
+        best = max(admitted, key=_utility, default=None)
+        withheld += [i] if best is None else []
+        tokens = sum(len(draw.drawn.token_ids) for draw in draws)
+        chosen.append(
+            Chosen(
+                text="" if best is None else best.text,
+                abstained=best is None,
+                reason=_reason(draws, entry) if best is None else "",
+                reward=None if best is None else best.reward.summary,
+                cost=None if best is None else best.cost.summary,
+                cost_upper_bound=math.inf if best is None else best.bound,
+                finished=best is None or best.drawn.finished or best.text != best.drawn.text,
+                num_draws=len(draws),
+                num_prompt_tokens=num_prompt_tokens[i],
+                num_tokens_generated=tokens,
+                num_forward_passes=1 + sum(draw.drawn.num_passes for draw in draws),
+            )
+        )
+    asked, given = [prompts[i] for i in withheld], [fallback] * len(withheld)
+    costs = score_closed(scorers.cost, asked, given, scorers.pessimism)
+    rewards = score_closed(scorers.reward, asked, given)
+    for i, cost, reward in zip(withheld, costs, rewards, strict=True):
+        chosen[i] = replace(
+            chosen[i],
+            text=fallback,
+            reward=reward.summary,
+            cost=cost.summary,
+            cost_upper_bound=cost.bound,
+        )
+    return chosen
+
+
+def _utility(draw: _Draw) -> float:
+    assert draw.reward.summary is not None  # admitted draws have one
+    return draw.reward.summary.mean
+
+
+def _reason(draws: Sequence[_Draw], entry: DialEntry) -> str:
+    least = min(draw.bound for draw in draws)
+    if not math.isfinite(least):
+        return SCORE_UNAVAILABLE
+    return (
+        f"the smallest upper bound on cost of {len(draws)} answers, {least:.4g}, is above the"
+        f" acceptance level {entry.rule.level:.4g}"
+    )
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    places = [place for place in map(text.find, stop) if place >= 0]
+    # The earliest stop text decides, whichever was given first.
+    return text[: min(places, default=len(text))]

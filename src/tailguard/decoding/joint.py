@@ -1,0 +1,108 @@
+"""The joint choice: soup, acceptance level and token price come from one table.
+
+At a fixed level the true tail grows with the number of draws, because selection finds the scorer's
+errors; and a looser soup with a filter beats a stricter one without. So the three are not chosen one
+after the other: every combination is run on the calibration prompts' draws (`simulate`), and what it
+served is what the table holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailguard.decoding.dial import DialEntry
+from tailguard.decoding.pool import Pool
+from tailguard.decoding.rule import Outcome, Rule, fit_prior, simulate
+from tailguard.errors import InputError
+from tailguard.portfolio.dial import DialTable
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredPoint:
+    """Draws at one point.
+
+    Attributes:
+        point: weights of the members' updates.
+        pool: scored draws of the calibration prompts.
+        kl: from the reference policy, in nats per prompt.
+    """
+
+    point: tuple[float, ...]
+    pool: Pool
+    kl: float
+
+
+def joint_table(
+    points: Sequence[MeasuredPoint],
+    *,
+    num_levels: int,
+    token_prices: Sequence[float],
+    max_draws: int,
+    largest_cost: float,
+    kl_coef: float = 0.0,
+    largest_withheld: float = 1.0,
+) -> tuple[tuple[DialEntry, ...], DialTable]:
+    """Every point with every level and price, less what no request could want.
+
+    Args:
+        points: with the same prompts.
+        num_levels: acceptance levels per point, spread over the bounds that its draws have; the
+            loosest serves everything that has a score.
+        token_prices: of the rules.
+        max_draws: of the rules.
+        largest_cost: declared; what is served without a score counts as this.
+        kl_coef: β of the table.
+        largest_withheld: entries that withhold more are left out; where all do, the one that withholds
+            least stays.
+
+    Returns:
+        The entries, and their figures: by the judge where the pools have one, else by the scorers.
+
+    Raises:
+        InputError: no points, or points of unlike prompts.
+    """
+    if len({measured.pool.num_prompts for measured in points}) != 1:
+        raise InputError("points: none, or measured on unlike prompts")
+    entries: list[DialEntry] = []
+    costs: list[np.ndarray] = []
+    rows: list[tuple[float, float, float]] = []
+    for measured in points:
+        pool = measured.pool
+        for level in _levels(pool, num_levels):
+            admissible = np.isfinite(pool.cost_bound) & (pool.cost_bound <= level)
+            prior = fit_prior(pool.reward, admissible, pool.num_tokens)
+            for price in token_prices:
+                rule = Rule(level, price, max_draws, prior)
+                outcome = simulate(pool, rule)
+                withheld = float((outcome.served < 0).mean())
+                entries.append(DialEntry(measured.point, rule, withheld))
+                costs.append(risk_costs(outcome, largest_cost))
+                judged = outcome.judged_reward
+                reward = outcome.reward if judged is None else judged
+                rows.append((float(reward.mean()), measured.kl, float(outcome.num_tokens.mean())))
+    reward, kl, tokens = np.array(rows).T
+    table = DialTable(np.stack(costs)[:, :, None], reward, kl, tokens, kl_coef)
+    shares = np.array([entry.withheld for entry in entries])
+    offered = np.flatnonzero(shares <= max(largest_withheld, float(shares.min())))
+    entries, table = [entries[i] for i in offered], table.take(offered)
+    keep = table.useful()
+    kept = tuple(entry for entry, wanted in zip(entries, keep, strict=True) if wanted)
+    return kept, table.take(keep)
+
+
+def risk_costs(outcome: Outcome, largest_cost: float) -> np.ndarray:
+    """The cost of what was served that risk is taken of [prompts]: the judge's, or the scorer's."""
+    cost = outcome.cost_bound if outcome.judged_cost is None else outcome.judged_cost
+    return np.where(np.isfinite(cost), np.minimum(cost, largest_cost), largest_cost)
+
+
+def _levels(pool: Pool, num_levels: int) -> list[float]:
+    finite = pool.cost_bound[np.isfinite(pool.cost_bound)]
+    if finite.size == 0:
+        return [-np.inf]
+    # From the best tenth of draws on: with a stricter level most prompts would be withheld.
+    shares = np.linspace(0.1, 1.0, num_levels)
+    return np.unique(np.quantile(finite, shares, method="higher")).tolist()

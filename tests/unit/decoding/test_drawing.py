@@ -1,0 +1,214 @@
+"""Drawing under a rule by a real model: the same as the rule on the same draws, and failing closed."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.engines.test_soup import save_adapter
+
+from tailguard.decoding.dial import Dial, DialEntry
+from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
+from tailguard.decoding.drawing import Scorers, draw_answers
+from tailguard.decoding.rule import DrawPrior, Rule
+from tailguard.engines import SamplingLaw
+from tailguard.engines.draws import StartedPrompts
+from tailguard.engines.soup import SoupPolicy
+from tailguard.errors import InfeasibleError, InputError
+from tailguard.portfolio.dial import DialTable
+from tailguard.risk import CVaR, Mean, RiskLimit
+
+PROMPTS = ["w1 w2 w3", "w4", "w5 w6", "w7 w8 w9 w2"]
+PRIOR = DrawPrior(0.0, 0.5, 0.5, 1.0, 1.0, 5.0)
+ENTRY = DialEntry((0.4, 0.6), Rule(0.5, 0.02, 6, PRIOR), 0.0)
+SETTING = DrawSetting(max_new_tokens=5, fallback="no", max_draws=6)
+
+
+class Counting:
+    """Scores by the letters of a text, alike for all members but for a spread."""
+
+    def __init__(self, shift, fault=None):
+        self.shift = shift
+        self.fault = fault
+
+    def score(self, prompts, responses):
+        value = [sum(map(ord, text)) * self.shift % 1.7 - 0.6 for text in responses]
+        scores = np.array(value, dtype=float)[:, None] + np.array([-0.1, 0.1])
+        return scores if self.fault is None else self.fault(scores, list(responses))
+
+
+SCORERS = Scorers(Counting(0.37), Counting(0.53), 1.0)
+
+
+@pytest.fixture(scope="module")
+def soup(tiny_scorers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("soup")
+    base = tiny_scorers.save_causal_lm(folder / "base")
+    adapters = {
+        name: save_adapter(base, folder / name, seed, 2, ["q_proj", "down_proj"])
+        for seed, name in enumerate(("loose", "strict"))
+    }
+    return SoupPolicy.load(base, adapters)
+
+
+def drawn(soup, scorers=SCORERS, entry=ENTRY, prompts=PROMPTS, **options):
+    given: Any = {"law": SamplingLaw(), "max_new_tokens": 5, "fallback": "no", "stop": ()} | options
+    seeds = given.pop("seeds", range(len(prompts)))
+    return draw_answers(soup, prompts, entry, scorers, seeds=list(seeds), **given)
+
+
+def test_it_is_the_rule_on_the_same_draws(soup):
+    rule = Rule(-0.2, 0.1, 3, PRIOR)
+    entry = DialEntry(ENTRY.point, rule, 0.0)
+    found = drawn(soup, entry=entry, seeds=range(100, 112), prompts=PROMPTS * 3)
+    started = StartedPrompts(
+        soup, PROMPTS * 3, [ENTRY.point] * 12, max_new_tokens=5, law=SamplingLaw()
+    )
+    statuses = set()
+    for i, answer in enumerate(found):
+        # All draws of the prompt, then the rule by hand.
+        seeds = [
+            np.random.SeedSequence([100 + i, n]).generate_state(1, np.uint64)[0] for n in range(3)
+        ]
+        draws = started.draw([i] * 3, [int(seed) for seed in seeds])
+        texts = [draw.text for draw in draws]
+        reward = SCORERS.reward.score(PROMPTS, texts).mean(1)
+        cost = SCORERS.cost.score(PROMPTS, texts)
+        bound = cost.mean(1) + cost.std(1, ddof=1)
+        num = 1
+        while rule.wants_draw(reward[None, :num], bound[None, :num] <= -0.2)[0]:
+            num += 1
+        assert answer.num_draws == num
+        assert answer.num_tokens_generated == sum(len(d.token_ids) for d in draws[:num])
+        ok = [n for n in range(num) if bound[n] <= -0.2]
+        statuses.add((bool(ok), num > 1))
+        assert answer.abstained == (not ok)
+        assert answer.text == (texts[max(ok, key=lambda n: reward[n])] if ok else "no")
+    assert len(statuses) >= 3  # withheld, served at once, and drawn on for
+
+
+def test_an_answer_depends_on_its_own_prompt_and_seed(soup):
+    together = drawn(soup, seeds=[7, 8, 9, 10])
+    alone = [
+        drawn(soup, prompts=[p], seeds=[s])[0] for p, s in zip(PROMPTS, [7, 8, 9, 10], strict=True)
+    ]
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [a.num_draws for a in together] == [a.num_draws for a in alone]
+    assert [a.text for a in drawn(soup, seeds=[7, 8, 9, 10], batch_size=1)] == [
+        a.text for a in alone
+    ]
+
+
+def raising(scores, texts):
+    raise RuntimeError("out of order")
+
+
+def only_the_first(scores, texts):
+    scores[1:] = np.nan
+    return scores
+
+
+def wrong_shape(scores, texts):
+    return scores[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["reward", "cost"])
+@pytest.mark.parametrize("fault", [raising, wrong_shape, lambda s, t: s * np.nan])
+def test_without_scores_nothing_is_served(soup, kind, fault):
+    broken: Any = {kind: Counting(0.3, fault)}
+    scorers = Scorers(**{"reward": SCORERS.reward, "cost": SCORERS.cost, "pessimism": 1.0} | broken)
+    for answer in drawn(soup, scorers, DialEntry((0.4, 0.6), Rule(math.inf, 0.0, 3, PRIOR), 0.0)):
+        assert answer.abstained
+        assert answer.text == "no"
+        assert answer.reason == "score unavailable"
+        assert answer.num_draws == 3
+
+
+def test_one_failure_takes_no_other_prompt_down(soup):
+    scorers = Scorers(SCORERS.reward, Counting(0.53, only_the_first), 1.0)
+    entry = DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 1, PRIOR), 0.0)
+    assert [answer.abstained for answer in drawn(soup, scorers, entry)] == [False, True, True, True]
+
+
+def test_stop_texts_and_temperature_zero(soup):
+    whole = drawn(soup, entry=DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 1, PRIOR), 0.0))
+    stop = next(answer.text.split()[-1] for answer in whole if len(answer.text.split()) > 1)
+    cut = drawn(
+        soup, entry=DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 1, PRIOR), 0.0), stop=[stop]
+    )
+    assert all(stop not in answer.text for answer in cut)
+    greedy = drawn(
+        soup, law=SamplingLaw(0.0), entry=DialEntry((0.4, 0.6), Rule(-9.0, 0.0, 6, PRIOR), 0.0)
+    )
+    assert {answer.num_draws for answer in greedy} == {1}
+
+
+@pytest.fixture(scope="module")
+def decoder(soup):
+    cost = np.array([0.0, 1.0])[:, None, None] + 0.001 * np.random.default_rng(0).normal(
+        size=(2, 100, 1)
+    )
+    table = DialTable(cost, np.array([0.5, 1.0]), np.zeros(2), np.array([10.0, 20.0]))
+    loose = DialEntry((1.0, 0.0), Rule(math.inf, math.inf, 6, PRIOR), 0.0)
+    dial = Dial((ENTRY, loose), table, RiskLimit(CVaR(0.1), 0.5), 0.0)
+    return DialDecoder(soup, dial, SCORERS, SETTING, profiles=[RiskLimit(CVaR(0.1), 2.0)])
+
+
+class TestDecoder:
+    def test_the_limit_decides_the_point(self, decoder):
+        strict = decoder.generate(PROMPTS, seed=3)
+        loose = decoder.generate(PROMPTS, measure=Mean(), budget=3.0, seed=3)
+        assert strict[0].to_dict()["served"]["weights"] == {"loose": 0.4, "strict": 0.6}
+        assert loose[0].to_dict()["served"]["weights"] == {"loose": 1.0, "strict": 0.0}
+        assert not any(answer.abstained for answer in loose)
+        assert {answer.chosen.num_draws for answer in loose} == {1}
+        again = decoder.generate(PROMPTS, seed=3)
+        assert [a.text for a in again] == [a.text for a in strict]
+
+    def test_what_it_says_of_itself(self, decoder):
+        default, other = decoder.profiles
+        assert (default.to_dict()["reward"], other.to_dict()["reward"]) == (0.5, 1.0)
+        fields = decoder.generate(PROMPTS[:1])[0].to_dict()
+        assert {
+            "text",
+            "cost_upper_bound",
+            "doubt",
+            "bounded",
+            "certified",
+            "num_draws",
+        } <= fields.keys()
+
+    @pytest.mark.parametrize(
+        ("asked", "error", "said"),
+        [
+            ({"measure": Mean()}, InputError, "give both"),
+            ({"measure": Mean(), "budget": -5.0}, InfeasibleError, "out of the dial's reach"),
+            ({"stop": [""]}, InputError, "stop"),
+            ({"max_draws": 0}, InputError, "max_draws"),
+            ({"temperature": -1.0}, InputError, "temperature"),
+            ({"max_new_tokens": 0}, InputError, "max_new_tokens"),
+            ({"seed": [1]}, InputError, "1 seeds for 4 prompts"),
+            ({"certified": True}, InfeasibleError, "no entry of the dial is certified"),
+        ],
+        ids=str,
+    )
+    def test_what_it_refuses(self, decoder, asked, error, said):
+        with pytest.raises(error, match=said):
+            decoder.generate(PROMPTS, **asked)
+        with pytest.raises(InputError, match="prompts"):
+            decoder.generate([])
+
+
+def test_a_server_abstains_in_the_decoders_own_fields(decoder, monkeypatch):
+    from tailguard.errors import ScoreError
+    from tailguard.serve.fail_closed import answer_all
+
+    usual = answer_all(decoder, PROMPTS[:1], {"seed": 0})
+
+    def fails(*_, **__):
+        raise ScoreError("nothing can be scored")
+
+    monkeypatch.setattr(decoder, "draw", fails)
+    (closed,) = answer_all(decoder, PROMPTS[:1], {"seed": 0})
+    assert closed.keys() == usual[0].keys()
+    assert (closed["text"], closed["abstained"], closed["certified"]) == ("no", True, False)
