@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from tailguard.config import (
     BankSection,
     DecodingSection,
+    DialSection,
     EvaluateSection,
     FileData,
     Guided,
@@ -39,8 +40,9 @@ HEAD = """\
 # Recipes
 
 A recipe is a YAML file with all the settings of a run. Every key has a default, so an empty file is a
-recipe: the sandbox assistant at its default sizes, up to `plan`. `train` needs something to train
-(`plan.targets` or `plan.num_members`), and the stages after it need decoders to build (`values.guided`).
+recipe: the sandbox assistant at its default sizes, up to `plan`. `train` and the stages after it need
+something to train (`plan.targets` or `plan.num_members`). What is trained is measured and served as one dial
+(`dial`); with `values.guided`, block-guided decoders of single policies are made in its place.
 Whatever a stage needs is checked before the first stage runs.
 
 ```yaml
@@ -49,10 +51,9 @@ policy: {model: sandbox, max_new_tokens: 32}
 bank: {num_samples: 32}
 plan:
   targets:
-    - {name: cvar-10, tail_mass: 0.1, reduction: 0.6}
-values:
-  guided:
-    - {policy: cvar-10, tail_mass: 0.1, reduction: 0.6}
+    - {name: unconstrained, measure: none}
+    - {name: strict, tail_mass: 0.1, reduction: 0.6}
+dial: {num_draws: 8}
 ```
 
 On the command line, `--set bank.num_samples=64` overrides a key and `--set
@@ -93,6 +94,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`train`", TrainSection),
     ("`values`", ValuesSection),
     ("`values.guided`, a list of", Guided),
+    ("`dial`", DialSection),
     ("`decoding`", DecodingSection),
     ("`evaluate`", EvaluateSection),
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
 
     import tailguard.decoding
+    import tailguard.decoding.dial_decoder
     from tailguard import scorers
 
 __all__ = ["__version__", "load_decoder", "scorers"]
@@ -28,7 +29,7 @@ def load_decoder(
     batch_size: int = 64,
     trust_remote_code: bool = False,
     device: str = "auto",
-) -> tailguard.decoding.Decoder:
+) -> tailguard.decoding.Decoder | tailguard.decoding.dial_decoder.DialDecoder:
     """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
 
     Args:

@@ -79,7 +79,9 @@ class TestChain:
 
     def test_every_parent_is_read(self, folder, read_parents):
         """A parent that is listed and not read would remake the stage for nothing."""
-        assert read_parents == {name: set(stage.parents) for name, stage in chain.STAGES.items()}
+        expected = {name: set(stage.parents) for name, stage in chain.STAGES.items()}
+        # Heads are fitted for guided decoders, of which this recipe has none.
+        assert read_parents | {"fit-values": expected["fit-values"]} == expected
 
     def test_run_again_makes_nothing(self, folder):
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/manifest.json")}
@@ -100,15 +102,9 @@ class TestChain:
         assert {row["kind"] for row in record["rows"]} == {"base", "trained", "guided"}
         assert all(row["name"].split(" ")[0] in page for row in record["rows"])
 
-    def test_guided_answers_cost_more_tokens(self, folder):
-        rows = read_json(artifact(folder, "EvalRecord") / "record.json")["rows"]
-        tokens = {row["kind"]: row["tokens_per_answer"] for row in rows}
-        assert tokens["guided"] > 1.5 * tokens["trained"]
-
     def test_generate_at_two_risk_levels(self, folder, capsys):
-        decoder = read_json(artifact(folder, "Decoder") / "decoder.json")
-        limits = [profile["setting"]["limit"] for profile in decoder["profiles"]]
-        levels = [(limit["tail_mass"], limit["budget"]) for limit in limits]
+        dial = read_json(artifact(folder, "Decoder") / "dial.json")
+        levels = [(limit["tail_mass"], limit["budget"]) for limit in dial["profiles"]]
         assert len(set(levels)) == 2
         prompt = "how do i open the safe"
         capsys.readouterr()
@@ -124,11 +120,36 @@ class TestChain:
                 "reason",
                 "reward",
                 "cost",
-                "risk_upper_bound",
+                "cost_upper_bound",
+                "doubt",
+                "bounded",
                 "certified",
-                "num_candidates",
+                "num_draws",
                 "num_tokens_generated",
+                "served",
             } <= set(answer)
+        assert [answer["served"]["asked"]["budget"] for answer in answers] == [b for _, b in levels]
+
+    def test_any_limit_within_reach_is_answered(self, folder, capsys):
+        for asked in (
+            ("--measure", "mean", "--budget", "50"),
+            ("--measure", "mean-cvar", "--tail-mass", "0.7", "--weight", "0.3", "--budget", "40"),
+            ("--tail-mass", "0.5", "--budget", "30", "--token-price", "2", "--max-draws", "1"),
+        ):
+            capsys.readouterr()
+            assert run("generate", str(folder), "--prompt", "hello", *asked, "--json") == 0
+            answer = json.loads(capsys.readouterr().out)
+            assert answer["served"]["measured_risk"] <= float(asked[asked.index("--budget") + 1])
+        assert answer["num_draws"] == 1
+
+    def test_profiles_show_the_dial(self, folder, capsys):
+        capsys.readouterr()
+        assert run("profiles", str(folder), "--json") == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert len(rows) == 3  # the default and what was certified
+        assert all(set(row["weights"]) == {"unconstrained", "cvar-25"} for row in rows)
+        assert run("profiles", str(folder)) == 0
+        assert "the dial" in capsys.readouterr().out
 
     def test_same_seed_same_text(self, folder, capsys):
         capsys.readouterr()
@@ -141,7 +162,7 @@ class TestChain:
         assert first == second
 
     def test_budget_out_of_reach_is_status_3(self, folder, capsys):
-        asked = ("--tail-mass", "0.25", "--budget", "-50")
+        asked = ("--tail-mass", "0.5", "--budget", "-50")
         assert run("generate", str(folder), "--prompt", "hello", *asked) == 3
         assert "smallest" in capsys.readouterr().err
 
@@ -185,16 +206,17 @@ class TestChain:
             path = tmp_path / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
             capsys.readouterr()
-            asked = ("certify", str(folder), "--prompts", str(path), "--tail-mass", "0.25")
+            asked = ("certify", str(folder), "--prompts", str(path), "--tail-mass", "0.5")
             assert run(*asked) == status
         shown = json.loads(capsys.readouterr().out)
         assert shown["num_prompts"] == len(fresh)
-        assert shown["certified"] == (shown["risk_upper_bound"] <= shown["budget"])
+        assert shown["bounded"] == (shown["risk_upper_bound"] <= shown["budget"])
+        assert shown["certified"] is False  # the scorer chose the answers
 
     def test_infeasible_target_is_status_3(self, folder, capsys):
         recipe = ("plan", str(RECIPE), "--out", str(folder))
         target = "plan.targets=[{name: strict, tail_mass: 0.25, budget: -99}]"
-        assert run(*recipe, "--set", target, "--set", "values.guided=[]") == 3
+        assert run(*recipe, "--set", target) == 3
         message = capsys.readouterr().err
         assert "smallest risk" in message
         assert "Traceback" not in message
@@ -224,11 +246,15 @@ class TestChain:
         from tailguard.decoding import Decoder
         from tailguard.serve import create_app
 
-        decoder = Decoder.from_pretrained(folder)
+        decoder: Any = Decoder.from_pretrained(folder)
         with TestClient(create_app(decoder, model_name="tailguard")) as http:
             client = OpenAI(
                 base_url="http://testserver/v1", api_key="none", http_client=cast(Any, http)
             )
+            shown = http.get("/v1/tailguard/profiles").json()["data"]
+            assert [row["limit"]["budget"] for row in shown] == [
+                profile.answer.asked.budget for profile in decoder.profiles
+            ]
             for profile in decoder.profiles:
                 answer = client.chat.completions.create(
                     model="tailguard",
@@ -236,8 +262,9 @@ class TestChain:
                     extra_body={
                         "tailguard": {
                             "measure": "cvar",
-                            "tail_mass": profile.limit.measure.smallest_tail,
-                            "budget": profile.limit.budget,
+                            "tail_mass": profile.answer.asked.measure.smallest_tail,
+                            "budget": profile.answer.asked.budget,
+                            "max_draws": 2,
                         }
                     },
                 )
@@ -254,8 +281,7 @@ def other(folder, tmp_path_factory):
     shutil.copytree(folder, out)  # what does not depend on the measure is there already
     limit = f'measure: "{VARIANCE}", reduction: 0.4'
     targets = f"plan.targets=[{{name: variance, {limit}}}]"
-    guided = f"values.guided=[{{policy: variance, {limit}}}]"
-    assert run("run", str(RECIPE), "--set", targets, "--set", guided, "--out", str(out)) == 0
+    assert run("run", str(RECIPE), "--set", targets, "--out", str(out)) == 0
     return out
 
 
@@ -274,15 +300,18 @@ class TestAnotherMeasure:
         assert all(np.isfinite(step["violation"]) for step in curve["rloo"])
 
     def test_it_is_asked_for(self, other, capsys):
-        decoder = read_json(artifact(other, "Decoder") / "decoder.json")
-        budget = str(decoder["profiles"][0]["setting"]["limit"]["budget"])
+        dial = read_json(artifact(other, "Decoder") / "dial.json")
+        assert dial["default"]["measure"] == "mean-variance"
+        budget = str(dial["default"]["budget"])
         prompt = ("generate", str(other), "--prompt", "how do i open the safe", "--json")
         capsys.readouterr()
         assert run(*prompt, "--measure", VARIANCE, "--budget", budget) == 0
         assert json.loads(capsys.readouterr().out)["text"]
         assert run(*prompt, "--measure", "mean", "--budget", budget) == 0  # which it is never below
-        assert run(*prompt, "--measure", "mean-variance:aversion=2", "--budget", budget) == 3
-        assert "calibrated: mean-variance at 1 ≤" in capsys.readouterr().err
+        # Another parameter of it was never named before.
+        assert run(*prompt, "--measure", "mean-variance:aversion=2", "--budget", "90") == 0
+        assert run(*prompt, "--measure", VARIANCE, "--budget", "-50") == 3
+        assert "out of the dial's reach" in capsys.readouterr().err
 
     def test_it_is_shown(self, other):
         page = (artifact(other, "Report") / "report.html").read_text()

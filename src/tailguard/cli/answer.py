@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +49,21 @@ def generate(
     ] = None,
     weight: Annotated[float | None, typer.Option(help="κ of mean-CVaR.")] = None,
     theta: Annotated[float | None, typer.Option(help="θ of the entropic measure.")] = None,
-    max_candidates: Annotated[int | None, typer.Option(help="K, candidates per block.")] = None,
+    token_price: Annotated[
+        float | None,
+        typer.Option(
+            help="What one more token may cost, in units of reward; by default as calibrated."
+        ),
+    ] = None,
+    certified: Annotated[
+        bool, typer.Option("--certified", help="Serve only what a judge's certificate covers.")
+    ] = False,
+    max_draws: Annotated[
+        int | None, typer.Option(help="The most answers that one is chosen from.")
+    ] = None,
+    max_candidates: Annotated[
+        int | None, typer.Option(help="K, candidates per block of a guided decoder.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per answer.")
@@ -59,8 +73,9 @@ def generate(
 ) -> None:
     """Answer prompts under a limit on risk.
 
-    Without a measure and a budget, the first calibrated profile of the decoder answers.
+    Without a measure and a budget, the decoder's default answers; `tailguard profiles` shows it.
     """
+    import inspect
     import json
 
     from tailguard.data import read_prompts
@@ -78,14 +93,24 @@ def generate(
 
     require_device(device or "auto", "--device")
     quiet_libraries()
-    answers = load_decoder(
-        decoder, trust_remote_code=trust_remote_code, device=device or "auto"
-    ).generate(
+    loaded = load_decoder(decoder, trust_remote_code=trust_remote_code, device=device or "auto")
+    known = inspect.signature(loaded.generate).parameters
+    options: dict[str, Any] = {
+        "certified": certified or None,
+        "token_price": token_price,
+        "max_draws": max_draws,
+        "max_candidates": max_candidates,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in known:
+            raise InputError(f"--{name.replace('_', '-')}: this decoder has no dial; leave it out")
+    answers = loaded.generate(
         asked,
         measure=None if limit is None else limit.measure,
         budget=None if limit is None else limit.budget,
-        max_candidates=max_candidates,
         seed=seed,
+        **given,
     )
     for answer in answers:
         typer.echo(json.dumps(answer.to_dict()) if as_json else answer.text)
@@ -105,6 +130,47 @@ def _asked(
             raise
         option = error.parameter.replace("_", "-")
         raise InputError(f"--{option}: {error}") from None
+
+
+def profiles(
+    decoder: DecoderArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Show what can be asked of a decoder: limits, and what each costs in reward and tokens.
+
+    Other limits are answered too; these are the default's and those that were certified.
+    """
+    import json
+
+    from tailguard.cli.show import print_table
+    from tailguard.errors import InputError
+    from tailguard.pipeline.decoder_artifact import check_decoder
+    from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile, described_profiles
+
+    # Nothing is loaded or run, so that a folder need not be trusted.
+    directory, _ = check_decoder(decoder, trust_remote_code=True)
+    if not (directory / DIAL_NAME).is_file():
+        raise InputError(f"{directory}: has no dial; run its recipe again without values.guided")
+    rows = described_profiles(DialFile.read(directory))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    print_table(
+        [
+            {
+                "limit": row["asked"],
+                "risk": f"{row['risk']:.3g} ± {row['risk_error']:.2g}",
+                "reward": f"{row['reward']:.2f}",
+                "tokens": f"{row['tokens']:.1f}",
+                "withheld": f"{row['withheld']:.1%}",
+                "bounded": "yes" if row["bounded"] else "no",
+                "certified": "yes" if row["certified"] else "no",
+                "members": ", ".join(f"{k} {v:g}" for k, v in row["weights"].items()),
+            }
+            for row in rows
+        ],
+        title="the dial (first the default)",
+    )
 
 
 def serve(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tailguard import __version__
-from tailguard.cli.answer import certify, generate, serve
+from tailguard.cli.answer import certify, generate, profiles, serve
 from tailguard.cli.check import check
 from tailguard.cli.init import init
 from tailguard.cli.inspect import inspect
@@ -56,6 +56,7 @@ app.command()(check)
 app.command()(run)
 add_stage_commands(app)
 app.command()(generate)
+app.command()(profiles)
 app.command()(serve)
 app.command()(certify)
 app.command()(inspect)

@@ -1,6 +1,7 @@
 """Recipe schemas. Torch-free."""
 
 from tailguard.config.data_sections import FileData, SandboxData
+from tailguard.config.dial import DialSection
 from tailguard.config.limits import UNCONSTRAINED, Guided, LimitSection, Target
 from tailguard.config.load import load_recipe
 from tailguard.config.recipe import (
@@ -21,6 +22,7 @@ __all__ = [
     "UNCONSTRAINED",
     "BankSection",
     "DecodingSection",
+    "DialSection",
     "EvaluateSection",
     "FileData",
     "Guided",

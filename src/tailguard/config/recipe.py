@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tailguard.config.data_sections import FileData, SandboxData
+from tailguard.config.dial import DialSection
 from tailguard.config.limits import Guided, Target
 from tailguard.config.scorer_source import GivenScorer, with_defaults_of_cost
 from tailguard.config.section import (
@@ -275,7 +276,8 @@ class Recipe(Section):
         plan: frontier and targets.
         train: how targets are trained.
         values: process heads.
-        decoding: guided decoding.
+        dial: which soups of the trained policies are measured.
+        decoding: how answers are drawn and when they are served.
         evaluate: what is compared.
     """
 
@@ -288,6 +290,7 @@ class Recipe(Section):
     plan: PlanSection = PlanSection()
     train: TrainSection = TrainSection()
     values: ValuesSection = ValuesSection()
+    dial: DialSection = DialSection()
     decoding: DecodingSection = DecodingSection()
     evaluate: EvaluateSection = EvaluateSection()
 

@@ -12,13 +12,16 @@ import numpy as np
 from tailguard import __version__
 from tailguard.artifacts import hash_of, read_calls, record_call, require_recordable
 from tailguard.data import Prompt, prompt_id
-from tailguard.decoding import CalibratedProfile, match_profile
+from tailguard.decoding import CalibratedProfile, Decoder, match_profile
 from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
+from tailguard.decoding.dial_decoder import DialDecoder
 from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
+from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
+from tailguard.pipeline.stages.calibrate_dial import draw_entry, scorer_bound
 from tailguard.risk import (
     CVaR,
     RiskLimit,
@@ -68,6 +71,15 @@ def certify_decoder(
     check_confidence(confidence, "--confidence")
     require_device(device, "--device")
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
+    if (directory / DIAL_NAME).is_file():
+        limit = _dial_limit(directory, CVaR(tail_mass), budget)
+        prompts_hash = _require_fresh(prompts, directory)
+        _require_enough(len(prompts), CVaR(tail_mass), confidence)
+        require_recordable(directory)
+        dialled = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
+        assert isinstance(dialled, DialDecoder)  # a dial lies there
+        found = _certify_dial(dialled, prompts, limit, confidence, seed)
+        return _recorded(directory, found, seed, prompts_hash)
     profile, threshold = _profile(content, CVaR(tail_mass), budget)
     # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
     # threshold the measure that was asked for can be bounded itself; several thresholds belong to
@@ -78,6 +90,7 @@ def certify_decoder(
     _require_enough(len(prompts), measure, confidence)
     require_recordable(directory)
     decoder = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
+    assert isinstance(decoder, Decoder)  # no dial lies there
     drafts = draft_in_parts(
         decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
     )
@@ -100,10 +113,51 @@ def certify_decoder(
         "abstained": sum(answer.abstained for answer in answers) / len(answers),
         "num_unscored": sum(answer.reason == SCORE_UNAVAILABLE for answer in answers),
     }
+    return _recorded(directory, found, seed, prompts_hash)
+
+
+def _recorded(
+    directory: Path, found: dict[str, object], seed: int, prompts_hash: str
+) -> dict[str, object]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     call = {"time": now, "version": __version__, "seed": seed, "prompts_hash": prompts_hash}
     record_call(directory, found | call)  # before anybody sees the figures
     return found | {"num_calls": len(read_calls(directory))}
+
+
+def _dial_limit(directory: Path, measure: CVaR, budget: float | None) -> RiskLimit:
+    """The limit to certify; by default the smallest budget within the dial's reach."""
+    dial = DialFile.read(directory).dial
+    if budget is None:
+        risk, error = dial.table.risks(measure)
+        budget = float((risk + dial.margin * error)[dial.table.kl <= dial.largest_kl].min())
+    limit = RiskLimit(measure, budget)
+    dial.answer(limit)  # out of reach is told before a model is loaded
+    return limit
+
+
+def _certify_dial(
+    decoder: DialDecoder, prompts: Sequence[Prompt], limit: RiskLimit, confidence: float, seed: int
+) -> dict[str, object]:
+    """The scorer's bound on what the dial serves at a limit; whether it is `bounded`."""
+    answer = decoder.dial.answer(limit)
+    served = draw_entry(
+        decoder, prompts, answer.number, seed=seed, on_progress=lambda done, total: None
+    )
+    bound = scorer_bound(decoder.dial, answer.number, limit.measure, served, confidence)
+    return {
+        "measure": "cvar",
+        "tail_mass": limit.measure.smallest_tail,
+        "budget": limit.budget,
+        "risk_upper_bound": bound,
+        "confidence": confidence,
+        "bounded": bound <= limit.budget,
+        "certified": False,
+        "by": "the scorer that chose the answers, which is no judge of them",
+        "num_prompts": len(prompts),
+        "abstained": sum(each.abstained for each in served) / len(served),
+        "num_unscored": sum(each.reason == SCORE_UNAVAILABLE for each in served),
+    }
 
 
 def _profile(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from tailguard.config import FileData, Recipe
+from tailguard.config import FileData, Guided, LimitSection, Recipe
 from tailguard.errors import InputError
 from tailguard.pipeline.inventory import FEWEST_LABELS, Inventory, take_inventory
 from tailguard.pipeline.requirements import unmet_requirements
@@ -58,8 +58,6 @@ def last_stage(recipe: Recipe) -> str:
     """The stage that a recipe is written for: where what the next one reads is not given."""
     if not (recipe.plan.targets or recipe.plan.num_members or recipe.values.guided):
         return "plan"
-    if not recipe.values.guided:
-        return "portfolio"
     if isinstance(recipe.data, FileData) and not recipe.data.evaluation_prompts:
         return "calibrate"
     return "report"
@@ -80,15 +78,21 @@ def certificate_outlook(recipe: Recipe) -> list[CertificateOutlook]:
     """What ``data.num_certification`` prompts can certify, decoder by decoder."""
     guided, num = recipe.values.guided, recipe.data.num_certification
     found: list[CertificateOutlook] = []
-    for entry in guided:
-        confidence = shared_confidence(recipe.decoding.confidence, len(guided))
+    # The dial's limits are tested one after the other, each at the full confidence.
+    confidence = shared_confidence(recipe.decoding.confidence, max(1, len(guided)))
+    for entry in guided or [_certified_target(recipe)]:
         # The bound cannot come closer to ν than (B − ν)/α · ln(1/δ)/n: see `prompts_needed`.
         least = -math.log1p(-confidence) / num
         tail_mass = entry.risk_measure(recipe.scorers.cost_bound).smallest_tail
-        found.append(
-            CertificateOutlook(entry.policy, tail_mass, confidence, num, least, least / tail_mass)
-        )
+        name = entry.policy if isinstance(entry, Guided) else "the dial"
+        found.append(CertificateOutlook(name, tail_mass, confidence, num, least, least / tail_mass))
     return found
+
+
+def _certified_target(recipe: Recipe) -> LimitSection:
+    """Whose measure the dial is certified under: that of the first target with a pooled limit."""
+    limits = [t for t in recipe.plan.targets if not t.is_unconstrained and t.scope == "pooled"]
+    return limits[0] if limits else LimitSection(reduction=0.0)
 
 
 def budget_unit(recipe: Recipe) -> str:
@@ -129,7 +133,13 @@ def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Ite
             f"values.num_prompts: {recipe.values.num_prompts} of {recipe.data.num_prompts} prompts"
             " (data.num_prompts): all of them are taken"
         )
-    if "calibrate" in stages and recipe.decoding.accept_by == "estimate":
+    smallest = 10 / recipe.data.num_calibration
+    if "calibrate" in stages and not recipe.values.guided and smallest > 0.02:
+        yield (
+            f"data.num_calibration: {recipe.data.num_calibration}; the dial answers CVaR at α ≥"
+            f" {min(1.0, smallest):.2g} on so many prompts"
+        )
+    if recipe.values.guided and recipe.decoding.accept_by == "estimate" and "calibrate" in stages:
         yield "decoding.accept_by: estimate; budgets are met by estimate, and certificates may say no"
 
 

@@ -16,11 +16,13 @@ from tailguard.decoding import (
     DecodingSetting,
     GuidedPolicy,
 )
+from tailguard.decoding.dial_decoder import DialDecoder
 from tailguard.engines import tested_policy
 from tailguard.errors import InputError, first_line
 from tailguard.models.device import require_device
 from tailguard.models.policy import Policy
 from tailguard.models.shared_base import load_policies
+from tailguard.pipeline.dial_artifact import DIAL_NAME, open_dial
 from tailguard.pipeline.requirements import GUIDED_TWICE
 from tailguard.pipeline.scorer_artifact import Kind, load_scorers, source_hashes
 from tailguard.pipeline.sources import adapter_hash, model_hashes, model_path
@@ -142,7 +144,7 @@ def load_decoder(
     device: str = "auto",
     scorer_device: str | None = None,
     only: str | None = None,
-) -> Decoder:
+) -> Decoder | DialDecoder:
     """The decoder in an artifact or in a run's folder; arguments as of `tailguard.load_decoder`.
 
     With ``given`` scorers, those are used and not the ones that the folder names. ``scorer_device``
@@ -159,6 +161,16 @@ def load_decoder(
     reward, cost = load_scorers(
         directory / "scorers", content.max_scorer_tokens, sources, device=scorer_device or device
     )
+    if (directory / DIAL_NAME).is_file():
+        return open_dial(
+            directory,
+            model_path(content.model),
+            (reward, cost),
+            batch_size=batch_size,
+            trust_remote_code=content.trust_remote_code,
+            device=device,
+            dtype=content.dtype,
+        )
     folders = [f for f in sorted((directory / "policies").iterdir()) if only in (None, f.name)]
     return Decoder(
         _guided_policies(folders, content, device),

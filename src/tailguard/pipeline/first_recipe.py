@@ -187,9 +187,8 @@ def _text(given: Given, found: _Found, folder: Path) -> str:
     masses = sorted({masses[0], *(a for a in masses if a in (_USUAL_TAIL_MASS, 1.0))})
     tail_mass = _USUAL_TAIL_MASS if _USUAL_TAIL_MASS in masses else min(masses)
     needed = prompts_needed(tail_mass, 0.95, _LOOSEST_BOUND)
-    accept = "certificate" if certify >= needed else "estimate"
     per_step = min(8, train)
-    doubt = ", pessimism: 0.0" if given.cost else ""
+    doubt = "{pessimism: 0.0}" if given.cost else ""
     lines = [
         "# Written by `tailguard init`: every key that is not here has a default (docs/recipes.md).",
         f"name: {_quoted(_run_name(given.model))}",
@@ -200,7 +199,7 @@ def _text(given: Given, found: _Found, folder: Path) -> str:
         *_data_lines(given, found, folder),
         f"  # {found.num_free_prompts} distinct prompts are in no pair and not evaluated on.",
         f"  num_prompts: {train}  # sampled from, planned and trained on",
-        f"  num_calibration: {calibrate}  # acceptance levels are chosen on them",
+        f"  num_calibration: {calibrate}  # the dial is measured on them",
         f"  num_certification: {certify}  # certificates; {needed} or more for one at α={tail_mass:g}",
         "scorers:",
         *_scorer_lines(given, found, folder),
@@ -212,13 +211,13 @@ def _text(given: Given, found: _Found, folder: Path) -> str:
         "  num_budgets: 5  # rows of the frontier per α",
         "  targets:",
         "    # reduction: 0 keeps your model's own risk, 1 is the least that is reachable.",
+        "    - {name: unconstrained, measure: none}",
         f"    - {{name: cvar, tail_mass: {tail_mass:g}, reduction: 0.5}}",
         f"train: {{num_steps: 30, prompts_per_step: {per_step}, num_generations: 4}}",
-        "values:",
-        f"  num_prompts: {min(256, train)}",
-        "  guided:",
-        f"    - {{policy: cvar, tail_mass: {tail_mass:g}, reduction: 0.5}}",
-        f"decoding: {{max_candidates: 4, accept_by: {accept}{doubt}}}",
+        "# Soups of the two policies are measured on the calibration prompts; any limit on risk within",
+        "# their reach can then be asked for (`tailguard profiles`).",
+        "dial: {num_draws: 8, shares: [0.0, 0.5, 1.0, 1.5], scales: [1.0]}",
+        *([f"decoding: {doubt}"] if doubt else []),
     ]
     return "\n".join(lines) + "\n"
 

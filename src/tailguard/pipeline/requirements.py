@@ -130,11 +130,6 @@ def _outputs(model: str) -> list[str]:
 
 
 def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
-    if not entries:
-        yield (
-            "fit-values",
-            "values.guided: none; name a policy and the limit on the risk of its answers",
-        )
     if any(entry in entries[:number] for number, entry in enumerate(entries)):
         yield "fit-values", GUIDED_TWICE
 

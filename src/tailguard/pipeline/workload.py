@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from tailguard.config import Recipe
 from tailguard.pipeline.inventory import Inventory
+from tailguard.pipeline.points import measured_points
 
 # A backward pass costs about twice its forward pass; half of that is the weights' own gradient,
 # which frozen weights under a LoRA update do not need.
 _FULL_TRAINING, _LORA_TRAINING = 3.0, 2.0
+_USUAL_DRAWS = 3  # of an answer on the dial, as seen on the sandbox
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,8 @@ class _Workload:
         }
         if targets:
             stages["train"] = self._trained().times(targets, side_by_side=True)
-            read = StageLoad(read_tokens=answers * self._exchange, num_models=1)
-            stages["portfolio"] = read.times(targets, side_by_side=True)
-        if recipe.values.guided:
-            stages |= self._decoders(targets)
+            stages["portfolio"] = self._measured(targets)
+            stages |= self._decoders(targets) if recipe.values.guided else self._dial(targets)
         return {name: load for name, load in stages.items() if load.num_models or load.rows}
 
     @property
@@ -203,6 +203,36 @@ class _Workload:
             trained_rows=min(at_once, settings.micro_batch),
         )  # fmt: skip
 
+    def _measured(self, num_targets: int) -> StageLoad:
+        """Draws at every point, read by the reference and scored."""
+        dial = self.recipe.dial
+        num_prompts = self.inventory.num_prompts["calibrate"]
+        answers = num_prompts * dial.num_draws
+        drawn = self._drawn(num_prompts, dial.num_draws) + self._scored(answers)
+        each = drawn + StageLoad(read_tokens=answers * self._exchange)
+        points = len(measured_points(num_targets, dial.shares, dial.scales))
+        return each.times(points, side_by_side=True)
+
+    def _dial(self, num_targets: int) -> dict[str, StageLoad]:
+        """Certificates along the dial, and what the report compares."""
+        counts, limits = self.inventory.num_prompts, self.recipe.dial.num_certified
+        evaluated = self._num_evaluated
+        plain = (self._drawn(evaluated, 1) + self._scored(evaluated)).times(1 + num_targets)
+        served = self._drawn(evaluated, _USUAL_DRAWS) + self._scored(evaluated * _USUAL_DRAWS)
+        held = counts["certify"]
+        certified = self._drawn(held, _USUAL_DRAWS) + self._scored(held * _USUAL_DRAWS)
+        parts = 1 + num_targets + 1 + limits
+        return {
+            "calibrate": certified.times(limits),
+            "evaluate": replace(plain + served.times(1 + limits), num_parts=parts, num_models=3),
+        }
+
+    @property
+    def _num_evaluated(self) -> int:
+        counts, recipe = self.inventory.num_prompts, self.recipe
+        evaluated = min(counts["evaluate"], recipe.evaluate.num_prompts or counts["evaluate"])
+        return evaluated + (counts["benign"] if recipe.data.source == "files" else 0)
+
     def _decoders(self, num_targets: int) -> dict[str, StageLoad]:
         recipe, counts = self.recipe, self.inventory.num_prompts
         guided, values = recipe.values.guided, recipe.values
@@ -210,11 +240,7 @@ class _Workload:
         answers = num_prompts * values.num_samples
         own_bank = self._drawn(num_prompts, values.num_samples) + self._scored(answers)
         fitted = own_bank + StageLoad(read_tokens=answers * self._exchange)
-        evaluated = counts["evaluate"]
-        if recipe.evaluate.num_prompts:
-            evaluated = min(evaluated, recipe.evaluate.num_prompts)
-        if recipe.data.source == "files":
-            evaluated += counts["benign"]
+        evaluated = self._num_evaluated
         calibrated = self._guided(counts["calibrate"] + counts["certify"])
         plain = self._drawn(evaluated, 1) + self._scored(evaluated)
         judged = plain.times(1 + num_targets) + self._guided(evaluated).times(len(guided))

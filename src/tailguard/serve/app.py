@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -70,6 +70,7 @@ def create_app(
     app.add_api_route("/health", _health, methods=["GET"])
     keyed: list[Any] = [Depends(_require_key)]
     app.add_api_route("/v1/models", _models, methods=["GET"], dependencies=keyed)
+    app.add_api_route("/v1/tailguard/profiles", _profiles, methods=["GET"], dependencies=keyed)
     app.add_api_route("/v1/models/{name:path}", _model, methods=["GET"], dependencies=keyed)
     app.add_api_route(
         "/v1/chat/completions",
@@ -107,6 +108,14 @@ def _health(request: Request) -> dict[str, str]:
 
 def _models(request: Request) -> Json:
     return {"object": "list", "data": [_card(request.app.state.model_name)]}
+
+
+def _profiles(request: Request) -> Json:
+    """What can be asked for and what it gets; other limits within reach are answered too."""
+    worker: Worker = request.app.state.worker
+    profiles: Sequence[Any] = getattr(worker.require_decoder(), "profiles", ())
+    shown = [profile.to_dict() for profile in profiles if hasattr(profile, "to_dict")]
+    return {"object": "list", "data": shown}
 
 
 def _model(name: str, request: Request) -> Json:

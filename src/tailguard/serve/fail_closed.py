@@ -89,7 +89,15 @@ def _is_guarded(fields: Json) -> bool:
 
 def _abstention(decoder: GuardedDecoder) -> Json:
     """The same fields as an abstention of the decoder's own, with the decoder's text."""
-    return unscored_answer(_fallback(decoder)).to_dict()
+    fields = unscored_answer(_fallback(decoder)).to_dict()
+    profiles: Sequence[Any] = getattr(decoder, "profiles", ())
+    if not any(hasattr(profile, "to_dict") for profile in profiles):
+        return fields
+    # A dial's answers have names of their own for these.
+    for name in ("risk_upper_bound", "num_candidates"):
+        fields.pop(name)
+    nothing = {"cost_upper_bound": None, "doubt": None, "bounded": False}
+    return fields | nothing | {"num_draws": 0, "served": None}
 
 
 def _fallback(decoder: GuardedDecoder) -> str:

@@ -73,8 +73,10 @@ class Options(BaseModel):
             fields below.
         tail_mass: α.
         budget: d.
-        max_candidates: K, candidates per block.
+        max_candidates: K, candidates per block of a guided decoder.
+        max_draws: the most answers that one is chosen from.
         token_price: price of one token, in units of reward.
+        certified: serve only what a judge's certificate covers.
         weight: κ of mean-CVaR.
         theta: θ of the entropic risk.
     """
@@ -88,6 +90,8 @@ class Options(BaseModel):
     tail_mass: Annotated[float, Field(gt=0, le=1)] | None = None
     budget: float | None = None
     max_candidates: Count | None = None
+    max_draws: Count | None = None
+    certified: bool | None = None
     token_price: Annotated[float, Field(ge=0)] | None = None
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
     theta: Annotated[float, Field(gt=0)] | None = None
@@ -250,6 +254,8 @@ class ChatRequest(BaseModel):
         }
         optional: dict[str, tuple[str, object]] = {
             "token_price": ("tailguard.token_price", options.token_price or None),
+            "max_draws": ("tailguard.max_draws", options.max_draws),
+            "certified": ("tailguard.certified", options.certified or None),
             "temperature": ("temperature", self._changed(decoder, "temperature")),
             "top_p": ("top_p", self._changed(decoder, "top_p")),
             "max_new_tokens": ("max_tokens", self._shorter(decoder)),

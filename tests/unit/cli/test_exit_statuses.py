@@ -166,7 +166,7 @@ def test_the_plan_prints_its_frontier(chain, command, recipe, monkeypatch):
         (["generate", "decoder"], "give exactly one of --prompt and --prompts"),
         (["generate", "d", "--prompt", "a", "--prompts", "b"], "give exactly one of"),
         (["generate", "d", "--prompts", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["generate", "d", "--prompt", "a", "--token-price", "1"], "No such option: --token-price"),
+        (["generate", "d", "--prompt", "a", "--token-cost", "1"], "No such option: --token-cost"),
         (["generate", "d", "--prompt", "a", "--seed", "x"], "Invalid value for '--seed': "),
         (["certify", "d", "--prompts", "a"], "Missing option '--tail-mass'"),
     ],

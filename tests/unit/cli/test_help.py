@@ -19,6 +19,7 @@ COMMANDS = [
     "serve",
     "certify",
     "inspect",
+    "profiles",
     *STAGES.split(),
 ]
 HELP = "from tailguard.cli import main; main(['--help'])"

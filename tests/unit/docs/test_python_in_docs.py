@@ -7,7 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from tailguard.decoding import Answer, Decoder, ScoreSummary
+from tailguard.decoding import ScoreSummary
+from tailguard.decoding.dial_decoder import DialDecoder, ServedAnswer
+from tailguard.decoding.drawing import Chosen
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,8 @@ def test_imports(shown):
 
 
 def test_fields_of_an_answer(shown):
-    """``answer.cost.mean`` and ``["risk_upper_bound"]`` are fields of an answer."""
-    known = {field.name for kind in (Answer, ScoreSummary) for field in fields(kind)}
+    """``answer.cost.mean`` and ``["served"]`` are fields of an answer."""
+    known = {field.name for kind in (Chosen, ServedAnswer, ScoreSummary) for field in fields(kind)}
     used = set()
     for block in shown:
         for node in ast.walk(ast.parse(block.text)):
@@ -38,7 +40,7 @@ def test_fields_of_an_answer(shown):
                 used.add(node.attr)
             if isinstance(node, ast.Subscript) and "['tailguard']" in ast.unparse(node.value):
                 used.add(ast.literal_eval(node.slice))
-    assert used >= {"text", "cost", "risk_upper_bound"}
+    assert used >= {"text", "cost", "served"}
     assert used <= known
 
 
@@ -49,7 +51,7 @@ def test_loading_and_generating(shown):
         for node in ast.walk(ast.parse(readme.text))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "decoder.generate"
     )
-    taken = set(inspect.signature(Decoder.generate).parameters)
+    taken = set(inspect.signature(DialDecoder.generate).parameters)
     assert {keyword.arg for keyword in call.keywords} <= taken
     tailguard = importlib.import_module("tailguard")
     assert callable(tailguard.load_decoder)

@@ -20,9 +20,10 @@ SMALL = [
     "bank.num_samples=8",
     "train.num_steps=0",
     "train.distill_epochs=1",
-    "values.num_samples=4",
-    "values.num_epochs=1",
-    "decoding.max_candidates=2",
+    "dial.num_draws=3",
+    "dial.shares=[0.0,1.0]",
+    "dial.levels=3",
+    "dial.num_certified=1",
 ]
 
 
@@ -66,7 +67,7 @@ def said(commands, folder) -> dict[str, str]:
 
 
 def test_the_steps_are_those_of_the_page(commands):
-    steps = ["init", "check", "plan", "calibrate", "generate", "serve"]
+    steps = ["init", "check", "plan", "calibrate", "profiles", "generate", "serve"]
     assert [command[0] for command in commands] == steps
 
 
@@ -93,6 +94,10 @@ def test_the_frontier_is_of_the_users_costs(said, folder):
     assert -1.0 <= plan["reference"]["cvar_1.0"] <= 10.0  # 3^0 − 2 up to the declared largest cost
 
 
+def test_the_dial_is_shown(said):
+    assert "the dial" in said["profiles"]
+
+
 def test_the_decoder_answers(said):
     (line,) = [text for text in said["generate"].splitlines() if text.startswith("{")]
     answer = json.loads(line)
@@ -105,4 +110,4 @@ def test_the_budgets_of_the_page_fit_into_the_recipe(blocks, folder, said):
     changed = folder / "changed.yaml"
     changed.write_text(shown)
     recipe = load_recipe(changed)
-    assert recipe.plan.targets[0].budget == recipe.values.guided[0].budget == 1.5
+    assert [target.budget for target in recipe.plan.targets] == [None, 1.5]

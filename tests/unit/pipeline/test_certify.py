@@ -159,7 +159,7 @@ def test_a_scorer_that_is_down_certifies_nothing(certifiable, monkeypatch):
     load = certify.load_decoder
 
     def with_guard(*arguments: Any, **options: Any):
-        decoder = load(*arguments, **options)
+        decoder: Any = load(*arguments, **options)
         decoder._cost_scorer = SometimesDown()
         return decoder
 

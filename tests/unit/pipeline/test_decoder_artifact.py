@@ -124,7 +124,7 @@ def test_a_trusted_function_is_the_one_that_the_decoder_was_made_with(models, tm
     content["scorer_hashes"] |= source_hashes({"cost": source})
     write_json(folder / DECODER_NAME, content)
     seal_again(folder)
-    decoder = tailguard.load_decoder(folder, trust_remote_code=True)
+    decoder: Any = tailguard.load_decoder(folder, trust_remote_code=True)
     assert decoder.generate(["w1"], max_candidates=1)[0].risk_upper_bound == 0.25
     module.write_text("cost = lambda prompts, responses: [-9.0] * len(responses)\n")
     with pytest.raises(InputError, match="another version of the model trusted_costs:cost"):
@@ -144,15 +144,15 @@ def swap(first: Path, second: Path) -> None:
 
 
 def test_a_decoder_as_it_was_written_answers(decoder):
-    loaded = tailguard.load_decoder(decoder, batch_size=4)
+    loaded: Any = tailguard.load_decoder(decoder, batch_size=4)
     assert [profile.setting.policy for profile in loaded.profiles] == list(POLICIES)
     assert loaded.generate(["w1 w2"])[0].num_candidates == 2
 
 
 def test_one_policy_of_a_decoder_is_loaded_with_its_profiles(decoder):
-    loaded = decoder_artifact.load_decoder(decoder, only="two")
+    loaded: Any = decoder_artifact.load_decoder(decoder, only="two")
     assert [profile.setting.policy for profile in loaded.profiles] == ["two"]
-    everything = tailguard.load_decoder(decoder)
+    everything: Any = tailguard.load_decoder(decoder)
     setting = loaded.profiles[0].setting
     texts = [[d.text for d in one.draft(["w1 w2"], setting)] for one in (loaded, everything)]
     assert texts[0] == texts[1]

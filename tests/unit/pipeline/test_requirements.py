@@ -35,7 +35,6 @@ def test_a_complete_recipe_passes():
     ("sections", "stage", "said"),
     [
         ({"plan": {}, "values": {}}, "train", "plan.targets: none"),
-        ({"values": {}}, "fit-values", "values.guided: none"),
         ({"policy": {"temperature": 0.7}}, "train", "policy.temperature: 0.7"),
         (
             {"plan": {"targets": [TARGET | {"scope": "per_prompt"}]}},

@@ -38,6 +38,7 @@ from tailguard.pipeline.scorer_artifact import (
 from tailguard.pipeline.seen_prompts import write_seen_prompts
 from tailguard.pipeline.sources import adapter_hash, policy_input
 from tailguard.pipeline.stage import Stage, Work
+from tailguard.pipeline.stages.calibrate_dial import build_dial
 from tailguard.pipeline.stages.fit_values import HEADS_NAME, GuidedPlan, read_guided
 from tailguard.pipeline.stages.prepare import read_split, taught_prompt_ids
 from tailguard.pipeline.stages.train import ADAPTER_NAME, load_trained, trained_adapter
@@ -56,11 +57,16 @@ def _config(recipe: Recipe) -> dict[str, object]:
         "decoding": recipe.decoding.model_dump(),
         "policy": recipe.policy.model_dump(),
         "scorers": recipe.scorers.model_dump(include={"cost_bound", "max_tokens"}),
+        "dial": recipe.dial.model_dump(),
+        "kl_coef": recipe.plan.kl_coef,
     }
 
 
 def _build(work: Work) -> dict[str, object]:
     plans = read_guided(work.parents["fit-values"])
+    if not plans:
+        _write(work, [], [])
+        return build_dial(work)
     made = map_side_by_side(_calibrate, work, plans)
     _write(work, plans, made)
     return {"certificates": [calibrated.described for calibrated in made]}
@@ -69,8 +75,8 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    8,
-    ("prepare", "fit-scorers", "train", "fit-values"),
+    9,
+    ("prepare", "fit-scorers", "plan", "train", "portfolio", "fit-values"),
     _config,
     policy_input,
     _build,

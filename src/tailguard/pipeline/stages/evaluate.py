@@ -14,7 +14,7 @@ from tailguard.artifacts import Json, read_json, write_json
 from tailguard.config import UNCONSTRAINED, FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
-from tailguard.decoding import CalibratedProfile
+from tailguard.decoding.dial_decoder import DialDecoder
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
@@ -27,6 +27,7 @@ from tailguard.pipeline.decoder_artifact import (
     guided_names,
     load_decoder,
 )
+from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile, dial_names
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
@@ -35,6 +36,7 @@ from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.calibrate import CERTIFICATES_NAME, draft_in_parts
+from tailguard.pipeline.stages.calibrate_dial import draw_entry
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained
 from tailguard.pipeline.workers import map_side_by_side
@@ -94,14 +96,13 @@ def _build(work: Work) -> dict[str, object]:
     asked = _asked(work)
     judge = build_judge(work)
     targets = read_plan(work.parents["plan"]).targets
-    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
     plain = ["base", *(target.name for target in targets)]
-    guided = guided_names(profiles)
+    guided = _decoder_names(work)
     # Decoders take longest, so they go first: no process is left with one at the end.
     parts: list[str | int] = [*range(len(guided)), *plain]
     made = map_side_by_side(_answer, work, parts)
     answered = dict(zip([*guided, *plain], made, strict=True))
-    described = _described(targets, profiles)
+    described = _described(work, targets)
     rows: list[dict[str, Json]] = []
     costs: dict[str, np.ndarray] = {}
     for name in [*plain, *guided]:
@@ -128,7 +129,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    5,
+    6,
     ("prepare", "fit-scorers", "plan", "train", "calibrate"),
     _config,
     policy_input,
@@ -190,7 +191,6 @@ def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
 
 def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
     profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
-    setting = profiles[number].setting
     decoder = load_decoder(
         work.parents["calibrate"],
         batch_size=work.recipe.bank.batch_size,
@@ -198,8 +198,11 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         given=given_sources(work.recipe.scorers),
         device=work.recipe.policy.device,
         scorer_device=work.recipe.scorers.device,
-        only=setting.policy,
+        only=profiles[number].setting.policy if profiles else None,
     )
+    if isinstance(decoder, DialDecoder):
+        return _dialled(work, decoder, number, prompts)
+    setting = profiles[number].setting
     drafts = draft_in_parts(
         decoder,
         prompts,
@@ -215,6 +218,40 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         abstained=np.array([answer.abstained for answer in answers]),
         reasons=[answer.reason for answer in answers],
     )
+
+
+def _dialled(work: Work, decoder: DialDecoder, number: int, prompts: list[Prompt]) -> AnswerSet:
+    """Answers at one of the dial's shown limits."""
+    limit = _dial_limits(work)[number]
+    served = draw_entry(
+        decoder,
+        prompts,
+        decoder.dial.answer(None if limit == decoder.dial.default else limit).number,
+        seed=work.seed("evaluate"),
+        on_progress=work.steps(f"evaluate: {_decoder_names(work)[number]}"),
+    )
+    return AnswerSet(
+        texts=[each.text for each in served],
+        num_tokens=np.array([each.num_tokens_generated for each in served]),
+        num_passes=np.array([each.num_forward_passes for each in served]),
+        abstained=np.array([each.abstained for each in served]),
+        reasons=[each.reason for each in served],
+    )
+
+
+def _dial_limits(work: Work) -> list[RiskLimit]:
+    """The limits that the dial shows, the default first; none of a guided decoder."""
+    directory = work.parents["calibrate"]
+    if not (directory / DIAL_NAME).is_file():
+        return []
+    file = DialFile.read(directory)
+    return list(dict.fromkeys([file.dial.default, *file.profiles]))
+
+
+def _decoder_names(work: Work) -> list[str]:
+    if limits := _dial_limits(work):
+        return dial_names(limits)
+    return guided_names(DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles)
 
 
 def _row(
@@ -242,14 +279,17 @@ def _row(
     return row, cost[keep]
 
 
-def _described(
-    targets: Sequence[PlannedTarget], profiles: Sequence[CalibratedProfile]
-) -> dict[str, dict[str, Json]]:
+def _described(work: Work, targets: Sequence[PlannedTarget]) -> dict[str, dict[str, Json]]:
     """What each row is: its kind and what was asked of it."""
     found: dict[str, dict[str, Json]] = {"base": {"kind": "base", "target": "reference policy"}}
     for target in targets:
         found[target.name] = {"kind": "trained", **_asked_of(target.limit)}
-    for name, profile in zip(guided_names(profiles), profiles, strict=True):
+    names, limits = _decoder_names(work), _dial_limits(work)
+    for name, limit in zip(names, limits, strict=False):
+        # Drawn beside the strictest of its members.
+        found[name] = {"kind": "guided", "policy": targets[-1].name, **_asked_of(limit)}
+    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
+    for name, profile in zip([] if limits else names, profiles, strict=True):
         asked = {"policy": profile.setting.policy, **_asked_of(profile.limit)}
         found[name] = {"kind": "guided", **asked}
     return found

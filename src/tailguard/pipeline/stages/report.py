@@ -72,4 +72,4 @@ def _settings(recipe: Recipe) -> dict[str, Json]:
 
 def _regret(portfolio: Path) -> dict[str, Json]:
     content = read_json(portfolio / PORTFOLIO_NAME)
-    return {"members": content["members"], "held-out mean regret": content["held_out_regret"]}
+    return {"members": content["members"], "points measured": len(content["points"])}

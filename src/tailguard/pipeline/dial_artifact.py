@@ -1,0 +1,186 @@
+"""The dial in a Decoder artifact: entries, their figures, certificates, and the members' adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from tailguard.artifacts import Json, read_json, write_json
+from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
+from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting, profile_of
+from tailguard.decoding.drawing import Scorers
+from tailguard.decoding.rule import DrawPrior, Rule
+from tailguard.engines.soup import SoupPolicy
+from tailguard.errors import InputError, first_line
+from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.portfolio.dial import DialTable
+from tailguard.risk import RiskLimit
+from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_json
+
+DIAL_NAME = "dial.json"
+TABLE_NAME = "dial.safetensors"
+MEMBERS_NAME = "members"
+
+
+@dataclass(frozen=True)
+class DialFile:
+    """What ``dial.json`` and ``dial.safetensors`` hold.
+
+    Attributes:
+        dial: entries, figures and certificates.
+        members: names of the policies, in the order of an entry's weights.
+        setting: how draws are sampled.
+        pessimism: κ of u(y).
+        profiles: limits that are shown.
+    """
+
+    dial: Dial
+    members: tuple[str, ...]
+    setting: DrawSetting
+    pessimism: float
+    profiles: tuple[RiskLimit, ...]
+
+    def write(self, directory: Path) -> None:
+        """Write both files."""
+        dial = self.dial
+        arrays = {k: torch.as_tensor(v) for k, v in dial.table.to_arrays().items()}
+        write_tensors(directory / TABLE_NAME, arrays)
+        write_json(
+            directory / DIAL_NAME,
+            {
+                "members": list(self.members),
+                "setting": asdict(self.setting),
+                "pessimism": self.pessimism,
+                "profiles": [limit_to_json(limit) for limit in self.profiles],
+                "entries": [asdict(entry) for entry in dial.entries],
+                "default": limit_to_json(dial.default),
+                "token_price": dial.token_price,
+                "margin": dial.margin,
+                "largest_kl": dial.largest_kl,
+                "measured_by": dial.measured_by,
+                "certificates": [
+                    asdict(found) | {"limit": limit_to_json(found.limit)}
+                    for found in dial.certificates
+                ],
+            },
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> DialFile:
+        """Read what `write` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
+        content: dict[str, Json] = read_json(directory / DIAL_NAME)
+        tensors, _ = read_tensors(directory / TABLE_NAME)
+        try:
+            dial = Dial(
+                entries=tuple(_entry(entry) for entry in content["entries"]),
+                table=DialTable.from_arrays({k: v.numpy() for k, v in tensors.items()}),
+                default=_limit(content["default"]),
+                token_price=float(content["token_price"]),
+                certificates=tuple(_certificate(found) for found in content["certificates"]),
+                margin=float(content["margin"]),
+                largest_kl=float(content["largest_kl"]),
+                measured_by=str(content["measured_by"]),
+            )
+            return cls(
+                dial,
+                tuple(content["members"]),
+                DrawSetting(**content["setting"]),
+                float(content["pessimism"]),
+                tuple(_limit(limit) for limit in content["profiles"]),
+            )
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{directory / DIAL_NAME}: not a dial of this version ({first_line(error)})"
+            ) from None
+
+
+def open_dial(
+    directory: Path,
+    model: str,
+    scorers: tuple[object, object],
+    *,
+    batch_size: int,
+    trust_remote_code: bool,
+    device: str,
+    dtype: str,
+) -> DialDecoder:
+    """The decoder in a folder with a dial.
+
+    Args:
+        directory: of the artifact.
+        model: path of the base.
+        scorers: reward and cost.
+        batch_size: rows in one forward pass.
+        trust_remote_code: let the model's own code run.
+        device: where to put the model.
+        dtype: precision of its weights.
+
+    Raises:
+        InputError: a file is not what it should be, or a model cannot be read.
+    """
+    file = DialFile.read(directory)
+    folders = {name: directory / MEMBERS_NAME / name for name in file.members}
+    soup = SoupPolicy.load(
+        model, folders, trust_remote_code=trust_remote_code, device=device, dtype=dtype
+    )
+    reward, cost = scorers
+    return DialDecoder(
+        soup,
+        file.dial,
+        Scorers(reward, cost, file.pessimism),  # pyright: ignore[reportArgumentType]
+        file.setting,
+        profiles=file.profiles,
+        batch_size=batch_size,
+    )
+
+
+def described_profiles(file: DialFile) -> list[dict[str, Json]]:
+    """The default and the shown limits, with what each gets, as JSON."""
+    dial = file.dial
+    rows: list[dict[str, Json]] = []
+    for limit in dict.fromkeys([dial.default, *file.profiles]):
+        profile = profile_of(dial, limit, file.setting)
+        weights = dict(zip(file.members, profile.answer.entry.point, strict=True))
+        row = profile.to_dict() | {"asked": describe_limit(limit), "weights": weights}
+        rows.append(row | {"measured_by": dial.measured_by})
+    return rows
+
+
+def dial_names(profiles: Sequence[RiskLimit]) -> list[str]:
+    """Names of the dial's shown limits in tables: the shortest form in which all differ."""
+    for digits in range(2, 12):
+        names = [f"dial ≤{limit.budget:.{digits}f}" for limit in profiles]
+        if len(set(names)) == len(names):
+            return names
+    return [f"dial {number + 1}" for number in range(len(profiles))]
+
+
+def _entry(content: dict[str, Json]) -> DialEntry:
+    rule = dict(content["rule"])
+    prior = DrawPrior(**{name: float(value) for name, value in rule.pop("prior").items()})
+    made = Rule(
+        level=float(rule["level"]),
+        token_price=float(rule["token_price"]),
+        max_draws=int(rule["max_draws"]),
+        prior=prior,
+    )
+    return DialEntry(tuple(map(float, content["point"])), made, float(content["withheld"]))
+
+
+def _certificate(content: dict[str, Json]) -> DialCertificate:
+    numbers = {k: float(content[k]) for k in ("scorer_bound", "judge_bound", "confidence")}
+    whole = {k: int(content[k]) for k in ("entry", "num_prompts")}
+    return DialCertificate(limit=_limit(content["limit"]), **numbers, **whole)
+
+
+def _limit(content: Json) -> RiskLimit:
+    limit = limit_from_json(content)
+    assert limit is not None  # every dial has limits
+    return limit

@@ -1,0 +1,240 @@
+"""The dial of ``calibrate``: soup, level and price chosen together, and certificates along it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from tailguard.artifacts import write_json
+from tailguard.data import Prompt
+from tailguard.decoding.dial import Dial, DialCertificate
+from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
+from tailguard.decoding.drawing import Chosen, Scorers
+from tailguard.decoding.joint import MeasuredPoint, joint_table
+from tailguard.engines import prompt_seeds
+from tailguard.evaluation.judges import Judge
+from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
+from tailguard.pipeline.plan_artifact import read_plan
+from tailguard.pipeline.scorer_artifact import load_scorer_pair
+from tailguard.pipeline.stage import Work
+from tailguard.pipeline.stages.portfolio import find_judge, load_soup, read_portfolio
+from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.train import trained_adapter
+from tailguard.portfolio.dial import DialTable
+from tailguard.risk import CVaR, RiskLimit, RiskMeasure, risk_upper_bound
+from tailguard.risk.spelling import limit_to_json
+
+CERTIFICATES_NAME = "certificates.json"
+_PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
+
+
+def build_dial(work: Work) -> dict[str, object]:
+    """Measure, choose, certify and write; the figures of the certificates."""
+    recipe = work.recipe
+    members, draws = read_portfolio(work.parents["portfolio"])
+    judged = draws[0].pool.judged_cost is not None
+    entries, table = joint_table(
+        [MeasuredPoint(each.point, each.pool, each.kl) for each in draws],
+        num_levels=recipe.dial.levels,
+        token_prices=recipe.dial.token_prices,
+        max_draws=recipe.dial.num_draws,
+        largest_cost=recipe.scorers.cost_bound,
+        # A judge's reward shows where scorers were over-optimised; without one, distance from the
+        # reference is what guards against it.
+        kl_coef=0.0 if judged else recipe.plan.kl_coef,
+        largest_withheld=recipe.dial.largest_withheld,
+    )
+    dial = Dial(
+        entries,
+        table,
+        _default(work, table),
+        recipe.dial.token_price,
+        margin=recipe.dial.margin,
+        largest_kl=recipe.dial.largest_kl,
+        measured_by="judge" if judged else "scorer",
+    )
+    setting = DrawSetting(
+        max_new_tokens=recipe.policy.max_new_tokens,
+        fallback=recipe.decoding.fallback,
+        temperature=recipe.policy.temperature,
+        max_draws=recipe.dial.num_draws,
+    )
+    path = _path(dial, recipe.dial.num_certified)
+    certificates = _certify(work, dial, setting, members, path)
+    dial = replace(dial, certificates=tuple(certificates))
+    file = DialFile(dial, tuple(members), setting, recipe.decoding.pessimism, tuple(path))
+    file.write(work.directory)
+    for name in members:
+        adapter = trained_adapter(work.parents["train"], name)
+        assert adapter is not None  # only `base` has none, and it is no member
+        shutil.copytree(adapter, work.directory / MEMBERS_NAME / name)
+    described = [_described(dial, found) for found in certificates]
+    write_json(work.directory / CERTIFICATES_NAME, described)
+    return {"entries": len(entries), "certificates": described}
+
+
+def _default(work: Work, table: DialTable) -> RiskLimit:
+    """The limit of the strictest target, or where none has one the tail that can be measured."""
+    targets = read_plan(work.parents["plan"]).targets
+    limits = [target.limit for target in targets if target.limit is not None]
+    pooled = [limit for limit in limits if limit.scope == "pooled"]
+    measurable = [
+        limit for limit in pooled if limit.measure.smallest_tail >= table.smallest_tail_mass
+    ]
+    if measurable:
+        measure = min(measurable, key=lambda limit: limit.budget).measure
+    else:
+        measure = CVaR(min(1.0, max(0.1, table.smallest_tail_mass)))
+    # Budgets of the plan are in pessimistic cost; the dial's are in the cost that it is measured by.
+    risk, error = table.risks(measure)
+    high = risk + work.recipe.dial.margin * error
+    strictest, loosest = float(high.min()), float(high[table.reward.argmax()])
+    return RiskLimit(measure, strictest + _DEFAULT_SHARE * max(loosest - strictest, 0.0))
+
+
+_DEFAULT_SHARE = 0.25  # of the way from the strictest to the loosest
+
+
+def _path(dial: Dial, num: int) -> list[RiskLimit]:
+    """Budgets of the default's measure, from the strictest that is reachable to the loosest."""
+    measure, table = dial.default.measure, dial.table
+    risk, error = table.risks(measure)
+    high = risk + dial.margin * error
+    near = table.kl <= dial.largest_kl
+    strictest = float(high[near].min())
+    loosest = float(high[near][table.reward[near].argmax()])
+    # A little above the strictest, so that rounding does not put it out of reach.
+    budgets = np.linspace(strictest + 1e-6 + 1e-6 * abs(strictest), loosest, max(num, 1) + 1)[:num]
+    return [RiskLimit(measure, float(budget)) for budget in budgets]
+
+
+def _certify(
+    work: Work, dial: Dial, setting: DrawSetting, members: list[str], path: list[RiskLimit]
+) -> list[DialCertificate]:
+    """Bounds along the path, from strict to loose; `Dial.covered` says what they show together."""
+    recipe = work.recipe
+    prompts = read_split(work.parents["prepare"], "certify")
+    if not path or not prompts:
+        return []
+    pair = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
+    decoder = DialDecoder(
+        load_soup(work, members),
+        dial,
+        Scorers(pair.reward, pair.cost.scorer, recipe.decoding.pessimism),
+        setting,
+        batch_size=recipe.bank.batch_size,
+    )
+    judge = find_judge(work)
+    found: list[DialCertificate] = []
+    for number, limit in enumerate(path):
+        answer = dial.answer(limit)
+        served = draw_entry(
+            decoder,
+            prompts,
+            answer.number,
+            seed=work.seed("certify"),
+            on_progress=work.steps(f"certify: limit {number + 1} of {len(path)}"),
+        )
+        bounds = _bounds(work, dial, answer.number, limit.measure, prompts, served, judge)
+        found.append(
+            DialCertificate(
+                answer.number,
+                limit,
+                scorer_bound=bounds["scorer"],
+                judge_bound=bounds["judge"],
+                confidence=recipe.decoding.confidence,
+                num_prompts=len(prompts),
+            )
+        )
+    return found
+
+
+def draw_entry(
+    decoder: DialDecoder,
+    prompts: Sequence[Prompt],
+    number: int,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> list[Chosen]:
+    """Answers of one entry to many prompts, with progress."""
+    seeds = prompt_seeds(seed, len(prompts))
+    made: list[Chosen] = []
+    for start in range(0, len(prompts), _PROMPTS_PER_STEP):
+        rows = slice(start, start + _PROMPTS_PER_STEP)
+        made += decoder.draw(prompts[rows], decoder.dial.entries[number], seed=seeds[rows])
+        on_progress(len(made), len(prompts))
+    return made
+
+
+def _bounds(
+    work: Work,
+    dial: Dial,
+    number: int,
+    measure: RiskMeasure,
+    prompts: list[Prompt],
+    served: list[Chosen],
+    judge: Judge | None,
+) -> dict[str, float]:
+    """Upper confidence bounds of one entry, by the scorer and by the judge."""
+    recipe = work.recipe
+    confidence = recipe.decoding.confidence
+    bounds = {"scorer": scorer_bound(dial, number, measure, served, confidence), "judge": np.inf}
+    if judge is not None:
+        largest = judge.cost_bound if judge.cost_bound is not None else recipe.scorers.cost_bound
+        _, cost = judge.score(prompts, [each.text for each in served])
+        calibrated = dial.table.cost[number].ravel()
+        bounds["judge"] = _bound(cost, calibrated, measure, largest, confidence)
+    return bounds
+
+
+def scorer_bound(
+    dial: Dial, number: int, measure: RiskMeasure, served: Sequence[Chosen], confidence: float
+) -> float:
+    """Upper confidence bound on the risk of the scorer's own upper bound on cost.
+
+    The fallback is the operator's own text: it counts as at most the level, so that by rule nothing
+    above the level is served, and the range of the bound ends there.
+    """
+    level = dial.entries[number].rule.level
+    own = np.array([min(each.cost_upper_bound, level) for each in served])
+    return _bound(own, dial.table.cost[number].ravel(), measure, level, confidence)
+
+
+def _bound(
+    costs: np.ndarray,
+    calibrated: np.ndarray,
+    measure: RiskMeasure,
+    largest: float,
+    confidence: float,
+) -> float:
+    """The bound, its threshold and smallest cost from the calibration prompts."""
+    lowest = float(min(calibrated.min(), largest - 1e-9))
+    threshold = measure.minimiser(np.clip(calibrated, lowest, largest))
+    if costs.max() > largest:
+        return np.inf  # the declared range was wrong, and so would be the bound
+    return float(
+        risk_upper_bound(
+            np.maximum(costs, lowest),
+            measure,
+            threshold,
+            lower=lowest,
+            upper=largest,
+            confidence=confidence,
+        )
+    )
+
+
+def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
+    limit: dict[str, object] = dict(limit_to_json(found.limit) or {})
+    content: dict[str, object] = asdict(found) | {"limit": limit} | limit
+    return content | {
+        "bounded": found.entry in dial.covered(found.limit, "scorer"),
+        "certified": found.entry in dial.covered(found.limit, "judge"),
+        "risk_upper_bound": found.judge_bound
+        if np.isfinite(found.judge_bound)
+        else found.scorer_bound,
+    }
