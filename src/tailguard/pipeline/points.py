@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 Point = tuple[float, ...]
 
@@ -11,7 +10,7 @@ Point = tuple[float, ...]
 def measured_points(
     num_members: int, shares: Sequence[float], scales: Sequence[float]
 ) -> list[Point]:
-    """The base, and for each two members the line through them at every share and scale.
+    """The base, and the line through each two neighbours, and the ends, at every share and scale.
 
     Two at a time: a soup of more gains next to nothing, and there would be many of them.
 
@@ -26,7 +25,8 @@ def measured_points(
     points: list[Point] = [(0.0,) * num_members]
     if num_members == 1:
         return points + [(scale,) for scale in scales]
-    for first, second in combinations(range(num_members), 2):
+    neighbours = [(k, k + 1) for k in range(num_members - 1)]
+    for first, second in dict.fromkeys([*neighbours, (0, num_members - 1)]):
         for scale in scales:
             for share in shares:
                 point = [0.0] * num_members

@@ -110,8 +110,10 @@ class _Workload:
         }
         if targets:
             stages["train"] = self._trained().times(targets, side_by_side=True)
-            stages["portfolio"] = self._measured(targets)
-            stages |= self._decoders(targets) if recipe.values.guided else self._dial(targets)
+            if recipe.values.guided:
+                stages |= self._decoders(targets)
+            else:
+                stages |= {"portfolio": self._measured(targets)} | self._dial(targets)
         return {name: load for name, load in stages.items() if load.num_models or load.rows}
 
     @property

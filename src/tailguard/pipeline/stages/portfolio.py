@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
+from tailguard.scorers.pessimism import ScorerPair
 
 PORTFOLIO_NAME = "portfolio.json"
 
@@ -41,14 +43,22 @@ def _config(recipe: Recipe) -> dict[str, object]:
         "fallback": recipe.decoding.fallback,
         "batch_size": recipe.bank.batch_size,
         "judge": JUDGE_OF_DATA[recipe.data.source],
+        "guided": bool(recipe.values.guided),
     }
 
 
 def _build(work: Work) -> dict[str, object]:
     members = members_in_order(work)
-    dial = work.recipe.dial
-    points = measured_points(len(members), dial.shares, dial.scales)
-    described = map_side_by_side(_measure, work, list(enumerate(points)))
+    recipe = work.recipe
+    dial = recipe.dial
+    # Guided decoders are calibrated one by one, and have no dial.
+    points = [] if recipe.values.guided else measured_points(len(members), dial.shares, dial.scales)
+    numbered = list(enumerate(points))
+    # A share for each process, which loads the soup and the scorers, and makes the judge, once.
+    num_parts = max(1, min(len(points), torch.get_num_threads()))
+    parts = [numbered[k::num_parts] for k in range(num_parts)] if points else []
+    made = [found for part in map_side_by_side(_measure_all, work, parts) for found in part]
+    described = [figures for _, figures in sorted(made, key=lambda found: found[0])]
     write_json(work.directory / PORTFOLIO_NAME, {"members": members, "points": described})
     return {"members": members, "points": described}
 
@@ -111,11 +121,29 @@ def _name(number: int) -> str:
     return f"draws-{number}.safetensors"
 
 
-def _measure(work: Work, numbered: tuple[int, Point]) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Loaded:
+    """What draws and scores."""
+
+    soup: SoupPolicy
+    scorers: ScorerPair
+    judge: Judge | None
+
+
+def _measure_all(
+    work: Work, numbered: Sequence[tuple[int, Point]]
+) -> list[tuple[int, dict[str, object]]]:
+    loaded = _Loaded(
+        load_soup(work, members_in_order(work)),
+        load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers),
+        find_judge(work),
+    )
+    return [(number, _measure(work, loaded, number, point)) for number, point in numbered]
+
+
+def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str, object]:
     """Draw, score and write the answers at one point; its figures."""
-    number, point = numbered
-    recipe = work.recipe
-    soup = load_soup(work, members_in_order(work))
+    recipe, soup = work.recipe, loaded.soup
     prompts = read_split(work.parents["prepare"], "calibrate")
     what = f"point {number + 1}"
     drawn = sample_responses(
@@ -141,9 +169,9 @@ def _measure(work: Work, numbered: tuple[int, Point]) -> dict[str, object]:
     )
     log_ratio = (drawn.log_probs - reference).double().numpy()
     shape = (len(prompts), recipe.dial.num_draws)
-    scores = _scores(work, asked, drawn.texts, what)
+    scores = _scores(work, loaded, asked, drawn.texts, what)
     rows = {name: values.reshape(shape) for name, values in scores.items()}
-    fallback = _scores(work, prompts, [recipe.decoding.fallback] * len(prompts), what)
+    fallback = _scores(work, loaded, prompts, [recipe.decoding.fallback] * len(prompts), what)
     draws = PointDraws(
         point,
         Pool(
@@ -164,11 +192,10 @@ def _measure(work: Work, numbered: tuple[int, Point]) -> dict[str, object]:
 
 
 def _scores(
-    work: Work, prompts: list[Prompt], texts: list[str], what: str
+    work: Work, loaded: _Loaded, prompts: list[Prompt], texts: list[str], what: str
 ) -> dict[str, np.ndarray]:
     """What a `Pool` holds of each answer [answers]: scores, their bound and doubt, and the judge's."""
-    scorers = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
-    found = score_in_parts(scorers, prompts, texts, work.steps(f"{what}: scoring"))
+    found = score_in_parts(loaded.scorers, prompts, texts, work.steps(f"{what}: scoring"))
     spread = np.nan_to_num(found["cost_std"])  # a single member's is unknown, and κ is then 0
     scores = {
         "reward": found["reward"],
@@ -176,7 +203,6 @@ def _scores(
         "cost_bound": found["cost_mean"] + work.recipe.decoding.pessimism * spread,
         "doubt": found["cost_std"],
     }
-    judge = find_judge(work)
-    if judge is not None:
-        scores["judged_reward"], scores["judged_cost"] = judge.score(prompts, texts)
+    if loaded.judge is not None:
+        scores["judged_reward"], scores["judged_cost"] = loaded.judge.score(prompts, texts)
     return scores
