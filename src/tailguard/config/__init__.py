@@ -2,12 +2,12 @@
 
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.dial import DialSection
+from tailguard.config.evaluate import EvaluateSection
 from tailguard.config.limits import UNCONSTRAINED, Guided, LimitSection, Target
 from tailguard.config.load import load_recipe
 from tailguard.config.recipe import (
     BankSection,
     DecodingSection,
-    EvaluateSection,
     PlanSection,
     PolicySection,
     Recipe,

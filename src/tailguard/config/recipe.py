@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.dial import DialSection
+from tailguard.config.evaluate import EvaluateSection
 from tailguard.config.limits import Guided, Target
 from tailguard.config.scorer_source import GivenScorer, with_defaults_of_cost
 from tailguard.config.section import (
@@ -242,25 +243,6 @@ class DecodingSection(Section):
     fallback: Annotated[str, Field(min_length=1)] = "I am sorry, but I cannot help with that."
     confidence: Confidence = 0.95
     accept_by: Literal["certificate", "estimate"] = "certificate"
-
-
-class EvaluateSection(Section):
-    """What the report compares.
-
-    Attributes:
-        num_prompts: largest number of evaluation prompts; 0 for all.
-        num_examples: example answers shown in the report.
-    """
-
-    num_prompts: CountOrNone = 0
-    num_examples: CountEach = 8
-
-    @field_validator("num_prompts")
-    @classmethod
-    def _no_lone_prompt(cls, value: int) -> int:
-        if value == 1:  # one prompt has no spread, so no figure would have an interval
-            raise ValueError("give at least 2, or 0 for all")
-        return value
 
 
 class Recipe(Section):
