@@ -32,6 +32,8 @@ class DialSection(Section):
         scales: of the whole update; 1 is as trained.
         levels: acceptance levels tried at each point, spread over the costs that are seen there.
         token_prices: what one more token may cost, in units of reward; tried at each level.
+        penalties: rewards that a unit of expected excess cost takes off an answer's worth, by which
+            admissible answers are ranked; tried at each level.
         token_price: of a request that names none.
         margin: standard errors that are added to a measured risk before it is held against a budget.
         largest_kl: of a point that is served, in nats from the reference policy.
@@ -46,6 +48,7 @@ class DialSection(Section):
     scales: Annotated[tuple[Positive, ...], Listed] = (0.5, 1.0)
     levels: SampleEach = 12
     token_prices: Annotated[tuple[NonNegative, ...], Listed] = (0.0, 0.003, 0.01, 0.03, 0.1, 1.0)
+    penalties: Annotated[tuple[NonNegative, ...], Listed] = (0.0, 1.0, 3.0, 8.0)
     token_price: NonNegative = 0.01
     margin: NonNegative = 2.0
     largest_kl: Positive = 10.0
@@ -53,7 +56,7 @@ class DialSection(Section):
     judged: bool = True
     num_certified: CountOrNone = 5
 
-    @field_validator("shares", "scales", "token_prices")
+    @field_validator("shares", "scales", "token_prices", "penalties")
     @classmethod
     def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(values)) < len(values):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tailguard.decoding.rule import Rule
+from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import RiskLimit
@@ -22,11 +23,13 @@ class DialEntry:
         point: weights of the members' updates.
         rule: how many answers are drawn from it, and which is served.
         withheld: share of the calibration prompts that got the fallback.
+        penalty: λ′ of the utility r̂ − λ′·E(C − ν′)₊ by which admissible answers are ranked.
     """
 
     point: tuple[float, ...]
     rule: Rule
     withheld: float
+    penalty: float = 0.0
 
     def with_max_draws(self, num: int) -> DialEntry:
         """The same with another limit on draws."""
@@ -97,6 +100,7 @@ class Dial:
         margin: standard errors by which a measured risk must be below a budget.
         largest_kl: of an entry that is served, in nats.
         measured_by: whose costs the table holds.
+        worth: what an answer is worth by its scores; by default the scorers' own word.
     """
 
     entries: tuple[DialEntry, ...]
@@ -107,6 +111,7 @@ class Dial:
     margin: float = 2.0
     largest_kl: float = math.inf
     measured_by: str = "scorer"
+    worth: AnswerWorth = SCORERS_WORD
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""

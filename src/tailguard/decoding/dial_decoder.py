@@ -123,6 +123,7 @@ class DialProfile:
             "point": list(answer.entry.point),
             "level": answer.entry.rule.level,
             "token_price": answer.entry.rule.token_price,
+            "penalty": answer.entry.penalty,
         }
 
 
@@ -285,6 +286,7 @@ class DialDecoder:
             prompts,
             entry.with_max_draws(setting.max_draws),
             self._scorers,
+            worth=self._dial.worth,
             seeds=seeds,
             law=SamplingLaw(setting.temperature, setting.top_p),
             max_new_tokens=setting.max_new_tokens,
@@ -305,4 +307,5 @@ class DialDecoder:
             "measured_by": self._dial.measured_by,
             "acceptance_level": entry.rule.level,
             "draw_price": entry.rule.token_price,
+            "penalty": entry.penalty,
         }

@@ -12,6 +12,7 @@ from tailguard.data import Prompt
 from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
 from tailguard.decoding.dial import DialEntry
 from tailguard.decoding.scoring import Scored, ScoreSummary, score_closed
+from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines.draws import Drawn, StartedPrompts
 from tailguard.engines.sampling_law import SamplingLaw
 from tailguard.engines.soup import SoupPolicy
@@ -70,6 +71,7 @@ class _Draw:
     text: str
     reward: Scored
     cost: Scored
+    utility: float = -math.inf
 
     @property
     def bound(self) -> float:
@@ -83,6 +85,7 @@ def draw_answers(  # noqa: PLR0913
     entry: DialEntry,
     scorers: Scorers,
     *,
+    worth: AnswerWorth,
     seeds: Sequence[int],
     law: SamplingLaw,
     max_new_tokens: int,
@@ -101,6 +104,7 @@ def draw_answers(  # noqa: PLR0913
         prompts: at least one.
         entry: point and rule.
         scorers: of draws.
+        worth: of draws, by their scores.
         seeds: one for each prompt.
         law: how tokens are drawn.
         max_new_tokens: most tokens per draw.
@@ -123,8 +127,9 @@ def draw_answers(  # noqa: PLR0913
     for number in range(rule.max_draws):
         drawn = started.draw(going, [_seed(seeds[i], number) for i in going])
         scored = _score([prompts[i] for i in going], drawn, scorers, stop)
-        for i, draw in zip(going, scored, strict=True):
-            made[i].append(draw)
+        utilities = worth.utility(_scores(scored), entry.penalty).tolist()
+        for i, draw, utility in zip(going, scored, utilities, strict=True):
+            made[i].append(replace(draw, utility=utility))
         utility, bound = _arrays([made[i] for i in going])
         wants = rule.wants_draw(utility, rule.admits(bound))
         going = [i for i, wanted in zip(going, wants, strict=True) if wanted]
@@ -158,8 +163,26 @@ def _score(
 
 def _arrays(made: Sequence[Sequence[_Draw]]) -> tuple[np.ndarray, np.ndarray]:
     """Utility and bound of each draw [prompts, draws]; all prompts have as many."""
-    utility = [[d.reward.summary.mean if d.reward.summary else -math.inf for d in m] for m in made]
+    utility = [[draw.utility for draw in draws] for draws in made]
     return np.array(utility), np.array([[draw.bound for draw in draws] for draws in made])
+
+
+def _scores(draws: Sequence[_Draw]) -> AnswerScores:
+    """Of new draws [draws]; NaN where a scorer failed."""
+
+    def mean(summary: ScoreSummary | None) -> float:
+        return math.nan if summary is None else summary.mean
+
+    def spread(summary: ScoreSummary | None) -> float:
+        return math.nan if summary is None or summary.std is None else summary.std
+
+    return AnswerScores(
+        reward=np.array([mean(draw.reward.summary) for draw in draws]),
+        cost=np.array([mean(draw.cost.summary) for draw in draws]),
+        spread=np.array([spread(draw.cost.summary) for draw in draws]),
+        bound=np.array([draw.bound for draw in draws]),
+        num_tokens=np.array([float(len(draw.drawn.token_ids)) for draw in draws]),
+    )
 
 
 def _settle(
@@ -175,7 +198,7 @@ def _settle(
     for i, draws in enumerate(made):
         admits = entry.rule.admits(np.array([draw.bound for draw in draws]))
         admitted = [draw for draw, admitted in zip(draws, admits, strict=True) if admitted]
-        best = max(admitted, key=_utility, default=None)
+        best = max(admitted, key=lambda draw: draw.utility, default=None)
         withheld += [i] if best is None else []
         tokens = sum(len(draw.drawn.token_ids) for draw in draws)
         chosen.append(
@@ -205,11 +228,6 @@ def _settle(
             cost_upper_bound=cost.bound,
         )
     return chosen
-
-
-def _utility(draw: _Draw) -> float:
-    assert draw.reward.summary is not None  # admitted draws have one
-    return draw.reward.summary.mean
 
 
 def _reason(draws: Sequence[_Draw], entry: DialEntry) -> str:

@@ -1,8 +1,8 @@
-"""The joint choice: soup, acceptance level and token price come from one table.
+"""The joint choice: soup, acceptance level, token price and penalty come from one table.
 
 At a fixed level the true tail grows with the number of draws, because selection finds the scorer's
-errors; and a looser soup with a filter beats a stricter one without. So the three are not chosen one
-after the other: every combination is run on the calibration prompts' draws (`simulate`), and what it
+errors; and a looser soup with a filter beats a stricter one without. So they are not chosen one after
+the other: every combination is run on the calibration prompts' draws (`simulate`), and what it
 served is what the table holds.
 """
 
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from tailguard.decoding.dial import DialEntry
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import Outcome, Rule, fit_prior, simulate
+from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.errors import InputError
 from tailguard.portfolio.dial import DialTable
 
@@ -35,24 +37,39 @@ class MeasuredPoint:
     kl: float
 
 
+@dataclass(frozen=True)
+class RuleGrid:
+    """Rules that are tried at every point: each level with each price and penalty.
+
+    Attributes:
+        num_levels: acceptance levels per point, spread over the bounds that its draws have; the
+            loosest serves everything that has a score.
+        token_prices: of the rules.
+        penalties: λ′ of the utility.
+        max_draws: of the rules.
+    """
+
+    num_levels: int
+    token_prices: Sequence[float]
+    penalties: Sequence[float]
+    max_draws: int
+
+
 def joint_table(
     points: Sequence[MeasuredPoint],
+    worth: AnswerWorth,
+    grid: RuleGrid,
     *,
-    num_levels: int,
-    token_prices: Sequence[float],
-    max_draws: int,
     largest_cost: float,
     kl_coef: float = 0.0,
     largest_withheld: float = 1.0,
 ) -> tuple[tuple[DialEntry, ...], DialTable]:
-    """Every point with every level and price, less what no request could want.
+    """Every point with every level, price and penalty, less what no request could want.
 
     Args:
         points: with the same prompts.
-        num_levels: acceptance levels per point, spread over the bounds that its draws have; the
-            loosest serves everything that has a score.
-        token_prices: of the rules.
-        max_draws: of the rules.
+        worth: of answers, by their scores.
+        grid: the rules that are tried at each point.
         largest_cost: declared; what is served without a score counts as this.
         kl_coef: β of the table.
         largest_withheld: entries that withhold more are left out; where all do, the one that withholds
@@ -71,18 +88,23 @@ def joint_table(
     rows: list[tuple[float, float, float]] = []
     for measured in points:
         pool = measured.pool
-        for level in _levels(pool, num_levels):
+        reward, excess = worth.expected(AnswerScores.of_pool(pool))
+        utilities = {
+            penalty: reward - penalty * excess if penalty else reward for penalty in grid.penalties
+        }
+        for level, penalty in product(_levels(pool, grid.num_levels), grid.penalties):
             admissible = np.isfinite(pool.cost_bound) & (pool.cost_bound <= level)
-            prior = fit_prior(pool.reward, admissible, pool.num_tokens)
-            for price in token_prices:
-                rule = Rule(level, price, max_draws, prior)
-                outcome = simulate(pool, rule)
+            utility = utilities[penalty]
+            prior = fit_prior(utility, admissible, pool.num_tokens)
+            for price in grid.token_prices:
+                rule = Rule(level, price, grid.max_draws, prior)
+                outcome = simulate(pool, rule, utility)
                 withheld = float((outcome.served < 0).mean())
-                entries.append(DialEntry(measured.point, rule, withheld))
+                entries.append(DialEntry(measured.point, rule, withheld, penalty))
                 costs.append(risk_costs(outcome, largest_cost))
                 judged = outcome.judged_reward
-                reward = outcome.reward if judged is None else judged
-                rows.append((float(reward.mean()), measured.kl, float(outcome.num_tokens.mean())))
+                served = outcome.reward if judged is None else judged
+                rows.append((float(served.mean()), measured.kl, float(outcome.num_tokens.mean())))
     reward, kl, tokens = np.array(rows).T
     table = DialTable(np.stack(costs)[:, :, None], reward, kl, tokens, kl_coef)
     shares = np.array([entry.withheld for entry in entries])

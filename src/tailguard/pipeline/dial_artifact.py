@@ -13,6 +13,8 @@ from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
 from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting, profile_of
 from tailguard.decoding.drawing import Scorers
 from tailguard.decoding.rule import DrawPrior, Rule
+from tailguard.decoding.spline_ridge import SplineRidge
+from tailguard.decoding.worth import AnswerWorth
 from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError, first_line
 from tailguard.models.tensor_file import read_tensors, write_tensors
@@ -23,6 +25,7 @@ from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_js
 DIAL_NAME = "dial.json"
 TABLE_NAME = "dial.safetensors"
 MEMBERS_NAME = "members"
+_WORTH = "worth."  # begins the names of the regression's arrays
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class DialFile:
         """Write both files."""
         dial = self.dial
         arrays = {k: torch.as_tensor(v) for k, v in dial.table.to_arrays().items()}
+        judged = dial.worth.judged
+        if judged is not None:
+            arrays |= {_WORTH + k: torch.as_tensor(v) for k, v in judged.to_arrays().items()}
         write_tensors(directory / TABLE_NAME, arrays)
         write_json(
             directory / DIAL_NAME,
@@ -61,6 +67,7 @@ class DialFile:
                 "margin": dial.margin,
                 "largest_kl": dial.largest_kl,
                 "measured_by": dial.measured_by,
+                "excess_threshold": dial.worth.threshold,
                 "certificates": [
                     asdict(found) | {"limit": limit_to_json(found.limit)}
                     for found in dial.certificates
@@ -77,16 +84,22 @@ class DialFile:
         """
         content: dict[str, Json] = read_json(directory / DIAL_NAME)
         tensors, _ = read_tensors(directory / TABLE_NAME)
+        arrays = {k: v.numpy() for k, v in tensors.items()}
+        judged = {k.removeprefix(_WORTH): v for k, v in arrays.items() if k.startswith(_WORTH)}
+        table = {k: v for k, v in arrays.items() if not k.startswith(_WORTH)}
         try:
             dial = Dial(
                 entries=tuple(_entry(entry) for entry in content["entries"]),
-                table=DialTable.from_arrays({k: v.numpy() for k, v in tensors.items()}),
+                table=DialTable.from_arrays(table),
                 default=_limit(content["default"]),
                 token_price=float(content["token_price"]),
                 certificates=tuple(_certificate(found) for found in content["certificates"]),
                 margin=float(content["margin"]),
                 largest_kl=float(content["largest_kl"]),
                 measured_by=str(content["measured_by"]),
+                worth=AnswerWorth(
+                    float(content["excess_threshold"]), SplineRidge(**judged) if judged else None
+                ),
             )
             return cls(
                 dial,
@@ -171,7 +184,8 @@ def _entry(content: dict[str, Json]) -> DialEntry:
         max_draws=int(rule["max_draws"]),
         prior=prior,
     )
-    return DialEntry(tuple(map(float, content["point"])), made, float(content["withheld"]))
+    point = tuple(map(float, content["point"]))
+    return DialEntry(point, made, float(content["withheld"]), float(content["penalty"]))
 
 
 def _certificate(content: dict[str, Json]) -> DialCertificate:

@@ -8,8 +8,9 @@ import pytest
 from tests.unit.decoding.test_rule import random_pool
 
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
-from tailguard.decoding.joint import MeasuredPoint, joint_table, risk_costs
+from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table, risk_costs
 from tailguard.decoding.rule import DrawPrior, Rule, fit_prior, simulate
+from tailguard.decoding.worth import SCORERS_WORD, AnswerScores, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, Mean, RiskLimit, risk_upper_bound
@@ -100,14 +101,20 @@ def measured_points():
 
 def test_the_joint_table_holds_what_each_rule_serves():
     points = measured_points()
+    worth = AnswerWorth.fit([measured.pool for measured in points])
     entries, table = joint_table(
-        points, num_levels=4, token_prices=(0.0, 0.05, 1.0), max_draws=6, largest_cost=100.0
+        points,
+        worth,
+        RuleGrid(4, (0.0, 0.05, 1.0), (0.0, 2.0), 6),
+        largest_cost=100.0,
     )
-    assert 0 < len(entries) == table.num_entries < 24
+    assert 0 < len(entries) == table.num_entries < 48
+    assert {entry.penalty for entry in entries} == {0.0, 2.0}
     pools = {measured.point: measured for measured in points}
     for number, entry in enumerate(entries):
         measured = pools[entry.point]
-        outcome: Any = simulate(measured.pool, entry.rule)
+        utility = worth.utility(AnswerScores.of_pool(measured.pool), entry.penalty)
+        outcome: Any = simulate(measured.pool, entry.rule, utility)
         np.testing.assert_allclose(table.cost[number, :, 0], outcome.judged_cost)
         assert table.reward[number] == pytest.approx(outcome.judged_reward.mean())
         assert table.tokens[number] == pytest.approx(outcome.num_tokens.mean())
@@ -115,11 +122,12 @@ def test_the_joint_table_holds_what_each_rule_serves():
         assert entry.withheld == pytest.approx((outcome.served < 0).mean())
         admissible = measured.pool.cost_bound <= entry.rule.level
         pool = measured.pool
-        assert entry.rule.prior == fit_prior(pool.reward, admissible, pool.num_tokens)
+        assert entry.rule.prior == fit_prior(utility, admissible, pool.num_tokens)
 
 
 def test_entries_that_withhold_too_much_are_not_offered():
-    options: Any = {"num_levels": 6, "token_prices": (1.0,), "max_draws": 2, "largest_cost": 100.0}
+    grid = RuleGrid(6, (1.0,), (0.0,), 2)
+    options: Any = {"worth": SCORERS_WORD, "grid": grid, "largest_cost": 100.0}
     entries, _ = joint_table(measured_points(), largest_withheld=0.1, **options)
     assert all(entry.withheld <= 0.1 for entry in entries)
     everything, _ = joint_table(measured_points(), **options)
@@ -136,4 +144,4 @@ def test_what_has_no_score_counts_as_the_largest_cost():
     outcome.cost_bound[2] = np.inf
     assert risk_costs(outcome, 9.0)[2] == 9.0
     with pytest.raises(InputError, match="points"):
-        joint_table([], num_levels=2, token_prices=(1.0,), max_draws=2, largest_cost=1.0)
+        joint_table([], SCORERS_WORD, RuleGrid(2, (1.0,), (0.0,), 2), largest_cost=1.0)

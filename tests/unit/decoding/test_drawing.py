@@ -11,6 +11,7 @@ from tailguard.decoding.dial import Dial, DialEntry
 from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
 from tailguard.decoding.drawing import Scorers, draw_answers
 from tailguard.decoding.rule import DrawPrior, Rule
+from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.engines import SamplingLaw
 from tailguard.engines.draws import StartedPrompts
 from tailguard.engines.soup import SoupPolicy
@@ -53,14 +54,17 @@ def soup(tiny_scorers, tmp_path_factory):
 
 def drawn(soup, scorers=SCORERS, entry=ENTRY, prompts=PROMPTS, **options):
     given: Any = {"law": SamplingLaw(), "max_new_tokens": 5, "fallback": "no", "stop": ()} | options
+    given = {"worth": SCORERS_WORD} | given
     seeds = given.pop("seeds", range(len(prompts)))
     return draw_answers(soup, prompts, entry, scorers, seeds=list(seeds), **given)
 
 
-def test_it_is_the_rule_on_the_same_draws(soup):
+@pytest.mark.parametrize("penalty", [0.0, 4.0])
+def test_it_is_the_rule_on_the_same_draws(soup, penalty):
     rule = Rule(-0.2, 0.1, 3, PRIOR)
-    entry = DialEntry(ENTRY.point, rule, 0.0)
-    found = drawn(soup, entry=entry, seeds=range(100, 112), prompts=PROMPTS * 3)
+    entry = DialEntry(ENTRY.point, rule, 0.0, penalty)
+    worth = AnswerWorth(-0.5)
+    found = drawn(soup, entry=entry, seeds=range(100, 112), prompts=PROMPTS * 3, worth=worth)
     started = StartedPrompts(
         soup, PROMPTS * 3, [ENTRY.point] * 12, max_new_tokens=5, law=SamplingLaw()
     )
@@ -75,6 +79,7 @@ def test_it_is_the_rule_on_the_same_draws(soup):
         reward = SCORERS.reward.score(PROMPTS, texts).mean(1)
         cost = SCORERS.cost.score(PROMPTS, texts)
         bound = cost.mean(1) + cost.std(1, ddof=1)
+        reward -= penalty * np.maximum(bound + 0.5, 0.0)
         num = 1
         while rule.wants_draw(reward[None, :num], bound[None, :num] <= -0.2)[0]:
             num += 1

@@ -8,6 +8,8 @@ import pytest
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
 from tailguard.decoding.dial_decoder import DrawSetting
 from tailguard.decoding.rule import DrawPrior, Rule
+from tailguard.decoding.spline_ridge import SplineRidge
+from tailguard.decoding.worth import AnswerWorth
 from tailguard.errors import InputError
 from tailguard.pipeline.dial_artifact import (
     DIAL_NAME,
@@ -29,9 +31,12 @@ def written(tmp_path):
     table = DialTable(cost, np.arange(3.0), np.arange(3.0), 10 * np.ones(3), 0.1)
     rules = [Rule(level, price, 4, DrawPrior(0.1, 1.0, 2.0, 3.0, 1.0, 9.0)) for level, price in
              ((0.5, 0.0), (1.0, 0.1), (np.inf, np.inf))]  # fmt: skip
-    entries = tuple(DialEntry((float(k), -0.5), rule, 0.1 * k) for k, rule in enumerate(rules))
+    entries = tuple(
+        DialEntry((float(k), -0.5), rule, 0.1 * k, 2.0 * k) for k, rule in enumerate(rules)
+    )
     found = (DialCertificate(0, RiskLimit(TAIL, 1.5), 0.3, np.inf, 0.95, 60),)
-    dial = Dial(entries, table, RiskLimit(TAIL, 0.7), 0.02, found, 2.0, np.inf, "judge")
+    worth = AnswerWorth(-0.4, SplineRidge.fit(rng.normal(size=(50, 4)), rng.normal(size=(50, 2))))
+    dial = Dial(entries, table, RiskLimit(TAIL, 0.7), 0.02, found, 2.0, np.inf, "judge", worth)
     limits = (RiskLimit(Mean(), 1.5), RiskLimit(Entropic(0.5, cost_bound=9.0), 2.0))
     file = DialFile(dial, ("loose", "strict"), DrawSetting(8, "no", max_draws=4), 1.0, limits)
     file.write(tmp_path)
@@ -45,6 +50,10 @@ def test_what_is_written_comes_back(written, tmp_path):
     assert (read.dial.default, read.profiles) == (written.dial.default, written.profiles)
     assert (read.setting, read.members, read.pessimism) == (written.setting, written.members, 1.0)
     np.testing.assert_allclose(read.dial.table.cost, written.dial.table.cost, atol=1e-6)
+    x = np.random.default_rng(1).normal(size=(9, 4))
+    there, back = written.dial.worth, read.dial.worth
+    np.testing.assert_array_equal(back.judged.predict(x), there.judged.predict(x))
+    assert back.threshold == there.threshold
     assert described_profiles(read)[0]["bounded"] is True
     assert described_profiles(read)[0]["weights"] == {"loose": 0.0, "strict": -0.5}
     assert [row["asked"] for row in described_profiles(read)][1] == "mean ≤ 1.5"

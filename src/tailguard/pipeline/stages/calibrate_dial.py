@@ -13,7 +13,8 @@ from tailguard.data import Prompt
 from tailguard.decoding.dial import Dial, DialCertificate
 from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
 from tailguard.decoding.drawing import Chosen, Scorers
-from tailguard.decoding.joint import MeasuredPoint, joint_table
+from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
+from tailguard.decoding.worth import AnswerWorth
 from tailguard.engines import prompt_seeds
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
@@ -36,11 +37,16 @@ def build_dial(work: Work) -> dict[str, object]:
     recipe = work.recipe
     members, draws = read_portfolio(work.parents["portfolio"])
     judged = draws[0].pool.judged_cost is not None
+    worth = AnswerWorth.fit([each.pool for each in draws])
     entries, table = joint_table(
         [MeasuredPoint(each.point, each.pool, each.kl) for each in draws],
-        num_levels=recipe.dial.levels,
-        token_prices=recipe.dial.token_prices,
-        max_draws=recipe.dial.num_draws,
+        worth,
+        RuleGrid(
+            recipe.dial.levels,
+            recipe.dial.token_prices,
+            recipe.dial.penalties,
+            recipe.dial.num_draws,
+        ),
         largest_cost=recipe.scorers.cost_bound,
         # A judge's reward shows where scorers were over-optimised; without one, distance from the
         # reference is what guards against it.
@@ -55,6 +61,7 @@ def build_dial(work: Work) -> dict[str, object]:
         margin=recipe.dial.margin,
         largest_kl=recipe.dial.largest_kl,
         measured_by="judge" if judged else "scorer",
+        worth=worth,
     )
     setting = DrawSetting(
         max_new_tokens=recipe.policy.max_new_tokens,
