@@ -14,6 +14,7 @@ from tailguard.artifacts import hash_of, read_calls, record_call, require_record
 from tailguard.data import Prompt, prompt_id
 from tailguard.decoding import CalibratedProfile, Decoder, match_profile
 from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
+from tailguard.decoding.certificates import scorer_bound, served_bounds
 from tailguard.decoding.dial_decoder import DialDecoder
 from tailguard.errors import InputError
 from tailguard.models.device import require_device
@@ -21,7 +22,7 @@ from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load
 from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
-from tailguard.pipeline.stages.calibrate_dial import draw_entry, scorer_bound
+from tailguard.pipeline.stages.calibrate_dial import draw_entry
 from tailguard.risk import (
     CVaR,
     RiskLimit,
@@ -78,7 +79,7 @@ def certify_decoder(
         require_recordable(directory)
         dialled = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
         assert isinstance(dialled, DialDecoder)  # a dial lies there
-        found = _certify_dial(dialled, prompts, limit, confidence, seed)
+        found = _certify_dial(dialled, prompts, limit, confidence, seed, content.cost_bound)
         return _recorded(directory, found, seed, prompts_hash)
     profile, threshold = _profile(content, CVaR(tail_mass), budget)
     # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
@@ -137,14 +138,25 @@ def _dial_limit(directory: Path, measure: CVaR, budget: float | None) -> RiskLim
 
 
 def _certify_dial(
-    decoder: DialDecoder, prompts: Sequence[Prompt], limit: RiskLimit, confidence: float, seed: int
+    decoder: DialDecoder,
+    prompts: Sequence[Prompt],
+    limit: RiskLimit,
+    confidence: float,
+    seed: int,
+    largest_cost: float,
 ) -> dict[str, object]:
     """The scorer's bound on what the dial serves at a limit; whether it is `bounded`."""
     answer = decoder.dial.answer(limit)
     served = draw_entry(
         decoder, prompts, answer.number, seed=seed, on_progress=lambda done, total: None
     )
-    bound = scorer_bound(decoder.dial, answer.number, limit.measure, served, confidence)
+    bound = scorer_bound(
+        *served_bounds(served),
+        limit.measure,
+        level=answer.entry.rule.level,
+        largest_cost=largest_cost,
+        confidence=confidence,
+    ).value
     return {
         "measure": "cvar",
         "tail_mass": limit.measure.smallest_tail,

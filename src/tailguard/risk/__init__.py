@@ -17,6 +17,7 @@ from tailguard.risk.mean import Mean
 from tailguard.risk.mean_cvar import MeanCVaR
 from tailguard.risk.mean_variance import MonotoneMeanVariance
 from tailguard.risk.measure import RiskMeasure
+from tailguard.risk.predictable_bound import predictable_risk_bound
 from tailguard.risk.spectral import Spectral
 from tailguard.risk.tail import cvar_curve, cvar_rows, var_rows
 from tailguard.risk.threshold import Threshold, as_threshold
@@ -40,6 +41,7 @@ __all__ = [
     "cvar_curve",
     "cvar_rows",
     "cvar_upper_bound",
+    "predictable_risk_bound",
     "prompts_needed",
     "risk_upper_bound",
     "shared_confidence",

@@ -10,6 +10,7 @@ import numpy as np
 
 from tailguard.artifacts import write_json
 from tailguard.data import Prompt
+from tailguard.decoding.certificates import judge_bound, scorer_bound, served_bounds
 from tailguard.decoding.dial import Dial, DialCertificate
 from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
 from tailguard.decoding.drawing import Chosen, Scorers
@@ -25,7 +26,7 @@ from tailguard.pipeline.stages.portfolio import find_judge, load_soup, read_port
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable
-from tailguard.risk import CVaR, RiskLimit, RiskMeasure, risk_upper_bound
+from tailguard.risk import CVaR, RiskLimit, RiskMeasure
 from tailguard.risk.spelling import limit_to_json
 
 CERTIFICATES_NAME = "certificates.json"
@@ -189,50 +190,21 @@ def _bounds(
     """Upper confidence bounds of one entry, by the scorer and by the judge."""
     recipe = work.recipe
     confidence = recipe.decoding.confidence
-    bounds = {"scorer": scorer_bound(dial, number, measure, served, confidence), "judge": np.inf}
+    own = scorer_bound(
+        *served_bounds(served),
+        measure,
+        level=dial.entries[number].rule.level,
+        largest_cost=recipe.scorers.cost_bound,
+        confidence=confidence,
+    )
+    bounds = {"scorer": own.value, "judge": np.inf}
     if judge is not None:
         largest = judge.cost_bound if judge.cost_bound is not None else recipe.scorers.cost_bound
         _, cost = judge.score(prompts, [each.text for each in served])
-        calibrated = dial.table.cost[number].ravel()
-        bounds["judge"] = _bound(cost, calibrated, measure, largest, confidence)
+        found = judge_bound(cost, measure, largest, confidence)
+        # Where the declared range was wrong, so is a bound that rests on it.
+        bounds["judge"] = np.inf if found.num_clipped else found.value
     return bounds
-
-
-def scorer_bound(
-    dial: Dial, number: int, measure: RiskMeasure, served: Sequence[Chosen], confidence: float
-) -> float:
-    """Upper confidence bound on the risk of the scorer's own upper bound on cost.
-
-    The fallback is the operator's own text: it counts as at most the level, so that by rule nothing
-    above the level is served, and the range of the bound ends there.
-    """
-    level = dial.entries[number].rule.level
-    own = np.array([min(each.cost_upper_bound, level) for each in served])
-    return _bound(own, dial.table.cost[number].ravel(), measure, level, confidence)
-
-
-def _bound(
-    costs: np.ndarray,
-    calibrated: np.ndarray,
-    measure: RiskMeasure,
-    largest: float,
-    confidence: float,
-) -> float:
-    """The bound, its threshold and smallest cost from the calibration prompts."""
-    lowest = float(min(calibrated.min(), largest - 1e-9))
-    threshold = measure.minimiser(np.clip(calibrated, lowest, largest))
-    if costs.max() > largest:
-        return np.inf  # the declared range was wrong, and so would be the bound
-    return float(
-        risk_upper_bound(
-            np.maximum(costs, lowest),
-            measure,
-            threshold,
-            lower=lowest,
-            upper=largest,
-            confidence=confidence,
-        )
-    )
 
 
 def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
