@@ -210,6 +210,18 @@ def certify(
         float | None, typer.Option(help="d of the profile to certify; by default the strictest.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence level of the bound.")] = 0.95,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who took no part: truth, module:function, a classifier, or keys of a cost_model."
+        ),
+    ] = None,
+    judge_range: Annotated[
+        float | None, typer.Option(help="Largest cost that the judge gives; more counts as this.")
+    ] = None,
+    judge_budget: Annotated[
+        float | None, typer.Option(help="d in the judge's units, where they are its own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
@@ -221,10 +233,14 @@ def certify(
     import json
 
     from tailguard.data import read_prompts
+    from tailguard.errors import InputError
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.certify import certify_decoder
+    from tailguard.pipeline.given_judge import GivenJudge
 
     quiet_libraries()
+    if judge is None and (judge_range is not None or judge_budget is not None):
+        raise InputError("--judge: give one, or leave --judge-range and --judge-budget out")
     shown = certify_decoder(
         decoder,
         read_prompts(prompts),
@@ -234,5 +250,6 @@ def certify(
         seed=seed,
         trust_remote_code=trust_remote_code,
         device=device or "auto",
+        judge=None if judge is None else GivenJudge.read(judge, judge_range, judge_budget),
     )
     typer.echo(json.dumps(shown, indent=1))

@@ -20,6 +20,7 @@ from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
 from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile
+from tailguard.pipeline.given_judge import GivenJudge, read_verdicts
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
 from tailguard.pipeline.stages.calibrate_dial import draw_entry
@@ -33,9 +34,10 @@ from tailguard.risk import (
     prompts_needed,
     risk_upper_bound,
 )
+from tailguard.scorers.scorer import Scorer
 
 
-def certify_decoder(
+def certify_decoder(  # noqa: PLR0913
     path: Path,
     prompts: Sequence[Prompt],
     *,
@@ -45,6 +47,7 @@ def certify_decoder(
     seed: int,
     trust_remote_code: bool = False,
     device: str = "auto",
+    judge: GivenJudge | None = None,
 ) -> dict[str, object]:
     """Bound the CVaR of what a decoder serves on prompts that it never saw, and record the call.
 
@@ -61,25 +64,37 @@ def certify_decoder(
         seed: seed of the sampling.
         trust_remote_code: let the code run that the decoder's model brings.
         device: where to put the models.
+        judge: who took no part; without one nothing is `certified`, and a dial's limit at best
+            `bounded` by its own scorer.
 
     Raises:
         InputError: a prompt that the decoder was trained or calibrated on, or that is there twice,
             in any spelling; fewer prompts than can certify anything; a number out of range; a place
-            where the call cannot be recorded.
+            where the call cannot be recorded; a judge that took part.
         InfeasibleError: no profile is as strict.
     """
     check_tail_mass(tail_mass, "--tail-mass")
     check_confidence(confidence, "--confidence")
     require_device(device, "--device")
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
+    if judge is not None:
+        judge.require_outsider(directory, content)
+        if not (directory / DIAL_NAME).is_file():
+            raise InputError(
+                "--judge: this decoder has no dial; run its recipe without values.guided"
+            )
     if (directory / DIAL_NAME).is_file():
         limit = _dial_limit(directory, CVaR(tail_mass), budget)
         prompts_hash = _require_fresh(prompts, directory)
         _require_enough(len(prompts), CVaR(tail_mass), confidence)
         require_recordable(directory)
+        # Before the models: a judge that is not there is told at once.
+        verdicts = None if judge is None else judge.open(content.max_scorer_tokens, device)
         dialled = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
         assert isinstance(dialled, DialDecoder)  # a dial lies there
-        found = _certify_dial(dialled, prompts, limit, confidence, seed, content.cost_bound)
+        found = _certify_dial(
+            dialled, prompts, limit, confidence, seed, content.cost_bound, judge, verdicts
+        )
         return _recorded(directory, found, seed, prompts_hash)
     profile, threshold = _profile(content, CVaR(tail_mass), budget)
     # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
@@ -144,8 +159,10 @@ def _certify_dial(
     confidence: float,
     seed: int,
     largest_cost: float,
+    given: GivenJudge | None,
+    judge: Scorer | None,
 ) -> dict[str, object]:
-    """The scorer's bound on what the dial serves at a limit; whether it is `bounded`."""
+    """What held-out answers show at a limit: `bounded` by the scorer, `certified` by a judge."""
     answer = decoder.dial.answer(limit)
     served = draw_entry(
         decoder, prompts, answer.number, seed=seed, on_progress=lambda done, total: None
@@ -157,15 +174,19 @@ def _certify_dial(
         largest_cost=largest_cost,
         confidence=confidence,
     ).value
+    judged: dict[str, object] = {"certified": False}
+    if given is not None and judge is not None:
+        cost = read_verdicts(judge, prompts, [each.text for each in served])
+        judged = given.shown(cost, limit.measure, limit.budget, confidence)
     return {
         "measure": "cvar",
         "tail_mass": limit.measure.smallest_tail,
         "budget": limit.budget,
         "risk_upper_bound": bound,
+        "by": "the scorer that chose the answers, which is no judge of them",
         "confidence": confidence,
         "bounded": bound <= limit.budget,
-        "certified": False,
-        "by": "the scorer that chose the answers, which is no judge of them",
+        **judged,
         "num_prompts": len(prompts),
         "abstained": sum(each.abstained for each in served) / len(served),
         "num_unscored": sum(each.reason == SCORE_UNAVAILABLE for each in served),
