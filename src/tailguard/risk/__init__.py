@@ -12,6 +12,7 @@ from tailguard.risk.bounds import (
 from tailguard.risk.checks import SmallTailWarning, check_tail_mass
 from tailguard.risk.cvar import CVaR
 from tailguard.risk.entropic import Entropic
+from tailguard.risk.labelled_bound import label_probabilities, labelled_risk_bound
 from tailguard.risk.limit import RiskLimit, Scope
 from tailguard.risk.mean import Mean
 from tailguard.risk.mean_cvar import MeanCVaR
@@ -41,6 +42,8 @@ __all__ = [
     "cvar_curve",
     "cvar_rows",
     "cvar_upper_bound",
+    "label_probabilities",
+    "labelled_risk_bound",
     "predictable_risk_bound",
     "prompts_needed",
     "risk_upper_bound",
