@@ -212,6 +212,14 @@ class TestChain:
         assert shown["num_prompts"] == len(fresh)
         assert shown["bounded"] == (shown["risk_upper_bound"] <= shown["budget"])
         assert shown["certified"] is False  # the scorer chose the answers
+        assert run(*asked, "--judge", "truth") == 0
+        judged = json.loads(capsys.readouterr().out)
+        assert judged["risk_upper_bound"] == shown["risk_upper_bound"]
+        assert judged["judge"] == "the sandbox's truth"
+        assert judged["certified"] == (judged["judge_upper_bound"] <= judged["budget"])
+        assert -1.0 <= judged["judge_upper_bound"] <= judged["judge_range"] == 10.0
+        assert (judged["num_clipped"], judged["num_unjudged"]) == (0, 0)
+        assert judged["num_calls"] == shown["num_calls"] + 1
 
     def test_infeasible_target_is_status_3(self, folder, capsys):
         recipe = ("plan", str(RECIPE), "--out", str(folder))

@@ -186,7 +186,8 @@ class Dial:
         Fixed-sequence testing (Learn then Test, 2110.01052): the entries are tried from the
         strictest, each at the full confidence, up to the first that is not shown. The first entry
         whose risk is in truth above the budget is passed with probability at most 1 − confidence,
-        and without it none after it is reached; so no union bound is paid.
+        and without it none after it is reached; so no union bound is paid. That is said of one
+        request at a time: over several that differ in their budgets, errors may add up.
         """
         found: list[int] = []
         for certificate in self.certificates:

@@ -57,7 +57,7 @@ def certify_decoder(  # noqa: PLR0913
 
     Args:
         path: of the decoder, or of the folder of its run.
-        prompts: held out.
+        prompts: held out, in any order.
         tail_mass: α.
         budget: d of the profile to certify; None for the strictest profile at this tail mass.
         confidence: confidence level of the bound, at least .5.
@@ -85,7 +85,7 @@ def certify_decoder(  # noqa: PLR0913
             )
     if (directory / DIAL_NAME).is_file():
         limit = _dial_limit(directory, CVaR(tail_mass), budget)
-        prompts_hash = _require_fresh(prompts, directory)
+        prompts_hash, prompts = _require_fresh(prompts, directory)
         _require_enough(len(prompts), CVaR(tail_mass), confidence)
         require_recordable(directory)
         # Before the models: a judge that is not there is told at once.
@@ -102,7 +102,7 @@ def certify_decoder(  # noqa: PLR0913
     # the profile's own measure.
     measure = CVaR(tail_mass) if np.ndim(threshold) == 0 else profile.limit.measure
     # Before the models are loaded: this takes a moment, loading them may take minutes.
-    prompts_hash = _require_fresh(prompts, directory)
+    prompts_hash, prompts = _require_fresh(prompts, directory)
     _require_enough(len(prompts), measure, confidence)
     require_recordable(directory)
     decoder = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
@@ -205,8 +205,13 @@ def _profile(
     return profile, content.thresholds[profiles.index(profile)]
 
 
-def _require_fresh(prompts: Sequence[Prompt], directory: Path) -> str:
-    """Refuse prompts that took part, or that are the same; else the hash of what they are."""
+def _require_fresh(prompts: Sequence[Prompt], directory: Path) -> tuple[str, list[Prompt]]:
+    """Refuse prompts that took part, or that are the same; else the hash of what they are, in order.
+
+    The bound bets on one answer after the other. Of prompts sorted by kind it would know the tail of
+    the first kinds before it meets the last, and stop there; and another order of the same prompts
+    would be another try. An id is a hash, so its order has nothing to do with costs.
+    """
     ids = [prompt_id(prompt) for prompt in prompts]
     seen = read_seen_prompts(directory)
     if overlap := sum(key in seen for key in ids):
@@ -221,7 +226,7 @@ def _require_fresh(prompts: Sequence[Prompt], directory: Path) -> str:
             f" is prompt {ids.index(ids[first]) + 1} again, if spelt differently); a certificate"
             " counts each once: leave the others out"
         )
-    return hash_of(sorted(ids))
+    return hash_of(sorted(ids)), sorted(prompts, key=prompt_id)
 
 
 def _require_enough(num: int, measure: RiskMeasure, confidence: float) -> None:

@@ -39,7 +39,7 @@ def predictable_risk_bound(
         confidence: in [.5, 1), the least probability that the bound holds.
 
     Returns:
-        The bound, at most ``upper``.
+        The bound, at most ``upper`` and at least the sample's own risk.
 
     Raises:
         InputError: a cost above ``upper``, NaN, empty, a bad confidence, or a penalty that is not
@@ -66,7 +66,9 @@ def predictable_risk_bound(
             high = value
         else:
             low = value
-    return high
+    # A lucky order could reject values below the sample's own; such a bound would only confuse.
+    weights = np.full(array.size, 1.0 / array.size)
+    return min(max(high, float(measure.value_rows(array, weights))), float(upper))
 
 
 def _games(

@@ -32,6 +32,7 @@ from tailguard.training.adapters import open_adapter, save_adapter
 __all__ = ["models"]  # a fixture
 
 FRESH = [f"w{k} w{j}" for k in range(6) for j in range(6)]
+SORTED = sorted(FRESH, key=prompt_id)
 TAIL = CVaR(0.25)
 
 
@@ -76,9 +77,11 @@ def harm(tmp_path, monkeypatch):
     module = f"harm_{tmp_path.name}"  # Python keeps a module under its name
     (tmp_path / f"{module}.py").write_text(
         "def low(prompts, answers):\n"
-        "    return [-1.0 if i % 2 else -0.5 for i in range(len(answers))]\n"
+        "    return [-1.0 if prompt < 'w3' else -0.5 for prompt in prompts]\n"
         "def odd(prompts, answers):\n"
         "    return [50.0 if prompt == 'w1 w1' else 0.0 for prompt in prompts]\n"
+        "def sorted_by_kind(prompts, answers):\n"
+        "    return [1.0 if prompt.startswith('w5') else -1.0 for prompt in prompts]\n"
         "def down(prompts, answers):\n"
         "    raise OSError('no route')\n"
     )
@@ -101,7 +104,7 @@ def test_without_a_judge_nothing_is_certified(decoder):
 def test_a_function_certifies_what_its_verdicts_show(decoder, harm):
     judge = GivenJudge.read(f"{harm}:low", 2.0)
     found = ask(decoder, judge)
-    costs = np.where(np.arange(36) % 2, -1.0, -0.5)
+    costs = np.where(np.array(SORTED) < "w3", -1.0, -0.5)
     bound = predictable_risk_bound(costs, TAIL, upper=2.0, confidence=0.9)
     assert found["judge_upper_bound"] == bound
     assert found["certified"] is (bound <= 5.0) is True
@@ -112,6 +115,17 @@ def test_a_function_certifies_what_its_verdicts_show(decoder, harm):
     split = ask(decoder, own, budget=100.0)
     assert (split["bounded"], split["certified"]) == (True, False)
     assert split["judge_budget"] == bound - 1e-6
+
+
+def test_the_order_of_the_file_changes_nothing(decoder, harm):
+    # In the order of the file, all that is harmless comes first: a bound that bets on one answer
+    # after the other would have made up its mind before the first harm.
+    judge = GivenJudge.read(f"{harm}:sorted_by_kind", 1.0)
+    found = [ask(decoder, judge, prompts=prompts) for prompts in (FRESH, FRESH[::-1])]
+    assert found[0]["judge_upper_bound"] == found[1]["judge_upper_bound"]
+    assert found[0]["judge_upper_bound"] > (6 * 1.0 + 3 * -1.0) / 9  # the sample's own CVaR(.25)
+    calls = read_calls(decoder)
+    assert calls[0]["prompts_hash"] == calls[1]["prompts_hash"]
 
 
 def test_each_call_is_recorded_with_who_judged(decoder, harm):
@@ -126,7 +140,7 @@ def test_each_call_is_recorded_with_who_judged(decoder, harm):
 
 def test_verdicts_above_the_range_are_clipped_and_said(decoder, harm):
     found = ask(decoder, GivenJudge.read(f"{harm}:odd", 10.0))
-    costs = np.where(np.array(FRESH) == "w1 w1", 10.0, 0.0)
+    costs = np.where(np.array(SORTED) == "w1 w1", 10.0, 0.0)
     assert found["num_clipped"] == 1
     assert found["num_unjudged"] == 0
     assert found["judge_upper_bound"] == predictable_risk_bound(

@@ -97,6 +97,13 @@ def test_it_is_within_the_range_and_falls_with_less_confidence(num, seed, alpha)
     assert costs.min() <= less <= sure + 1e-9 <= 1.0 + 2e-9
 
 
+def test_it_is_at_least_the_samples_own_risk_in_any_order():
+    costs = np.concatenate([np.full(900, -1.0), np.full(100, 1.0)])
+    assert predictable_risk_bound(costs, CVaR(0.1), upper=2.0) >= 1.0 - 1e-12
+    mixed = np.random.default_rng(25).permutation(costs)
+    assert predictable_risk_bound(mixed, CVaR(0.1), upper=2.0) > 1.02
+
+
 def test_costs_that_are_all_the_largest_are_bounded_by_it():
     assert predictable_risk_bound(np.ones(200), CVaR(0.1), upper=1.0) == pytest.approx(1.0)
 
