@@ -139,7 +139,7 @@ def refit(
     kl_coef: float | int,
     *,
     objective: Objective = "mean",
-    margin: float = 1.0,
+    margin: float = 2.0,
 ) -> Portfolio:
     """Weights per profile from measured policies: s_k = β·log π_k/π_ref in place of the plan's.
 

@@ -35,7 +35,7 @@ def select(
     num_policies: int | None = None,
     target_regret: float | None = None,
     objective: Objective = "mean",
-    margin: float = 1.0,
+    margin: float = 2.0,
 ) -> Portfolio:
     """Few tilts that, alone or two mixed, serve all profiles with little regret.
 
