@@ -62,7 +62,9 @@ def scorer_bound(
         InputError: as `predictable_risk_bound`.
     """
     scored = np.isfinite(cost_bound)
-    upper = level if np.isfinite(level) else largest_cost
+    # Costs are clipped at the declared largest, so that a looser level ends the range there.
+    cost_bound = np.where(scored, np.minimum(cost_bound, largest_cost), np.inf)
+    upper = min(level, largest_cost)
     if abstained.any():
         upper = max(upper, float(cost_bound[abstained & scored].max(initial=-np.inf)))
     upper = upper if scored.all() else max(upper, largest_cost)
