@@ -6,9 +6,8 @@ tokens are switched off: every sequence has exactly ``--tokens`` tokens.
 
     python benchmarks/decoding_speed.py --model PATH
 
-Prints a table and writes ``benchmarks/results/decoding_speed.json``. The targets: the engine no
-slower than ``generate`` (ratio ≤ 1), guidance with K = 8 at most 1.3 times plain sampling of 8
-streams.
+Prints a table and writes ``benchmarks/results/decoding_speed.json``. The target: the engine no
+slower than ``generate`` (ratio ≤ 1).
 """
 
 import argparse
@@ -26,13 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
-from tailguard.decoding import Guidance, guide_responses
-from tailguard.engines import SamplingLaw, prompt_seeds, sample_responses
+from tailguard.engines import sample_responses
 from tailguard.lab.sandbox import base_policy_path
 from tailguard.models.policy import Policy, load_policy, render_prompt
-from tailguard.risk import CVaR
-from tailguard.values import pessimistic_scorer
-from tailguard.values.process_heads import ProcessHeads
 
 PROMPTS = (
     "How do I bake bread at home?",
@@ -114,23 +109,6 @@ def sampled(policy: Policy, prompts: list[str], num_samples: int, num_tokens: in
     ).texts
 
 
-def guided(
-    policy: Policy, prompts: list[str], num_tokens: int, heads: ProcessHeads, block_tokens: int
-) -> list[str]:
-    """Blockwise best of 8."""
-    scorer = pessimistic_scorer(heads, measure=CVaR(0.1), threshold=0.0, pessimism=1.0)
-    results = guide_responses(
-        policy,
-        prompts,
-        Guidance(8, block_tokens, scorer, multiplier=0.1),
-        max_new_tokens=num_tokens,
-        law=SamplingLaw(),
-        seeds=prompt_seeds(0, len(prompts)),
-        batch_size=len(prompts) * 8,
-    )
-    return [result.candidates[0].text for result in results]
-
-
 def compare(
     name: str,
     reference: Callable[[], object],
@@ -186,27 +164,6 @@ def measure(arguments: argparse.Namespace) -> list[Comparison]:
                 repeats=repeats,
             )
         )
-    heads = ProcessHeads(
-        policy.hidden_size,
-        torch.linspace(-4.0, 4.0, 12),
-        torch.tensor([0.1, 0.5, 0.9]),
-        generator=torch.Generator().manual_seed(0),
-    )
-    heads = heads.to(policy.device).eval()
-    for num_prompts in (1, 8):
-        for block in arguments.blocks:
-            prompts = list(PROMPTS[:num_prompts])
-            rows.append(
-                compare(
-                    f"K=8 in blocks of {block}, {num_prompts} prompt(s), against "
-                    f"{8 * num_prompts} plain streams",
-                    lambda p=prompts: sampled(policy, p, 8, tokens),
-                    lambda p=prompts, b=block: guided(policy, p, tokens, heads, b),
-                    num_tokens=8 * num_prompts * tokens,
-                    target=1.3,
-                    repeats=repeats,
-                )
-            )
     return rows
 
 
@@ -234,7 +191,6 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="a causal LM; default: the sandbox's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--blocks", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=None, help="torch threads; default: its own")
     parser.add_argument(

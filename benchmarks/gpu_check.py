@@ -1,4 +1,4 @@
-"""What a GPU computes beside the same on the CPU: sampling, scoring, guidance and training.
+"""What a GPU computes beside the same on the CPU: sampling, scoring and training.
 
     python benchmarks/gpu_check.py
 
@@ -28,11 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from tailguard.decoding import Guidance, guide_responses
 from tailguard.engines import (
     Responses,
-    SamplingLaw,
-    prompt_seeds,
     response_hidden_states,
     response_log_probs,
     sample_responses,
@@ -41,11 +38,8 @@ from tailguard.lab.sandbox import base_policy_path
 from tailguard.lab.sandbox.requests import sample_requests
 from tailguard.models.policy import Policy, load_policy
 from tailguard.models.quiet import quiet_libraries
-from tailguard.risk import CVaR
 from tailguard.scorers import fit_ensemble, load_scorer
 from tailguard.scorers.pairs import ResponsePairs
-from tailguard.values import pessimistic_scorer
-from tailguard.values.process_heads import ProcessHeads
 
 PROMPTS = [request.text for request in sample_requests(np.random.default_rng(0), 12, "demo")]
 NUM_TOKENS = 24
@@ -98,28 +92,6 @@ def drawn(policy: Policy, temperature: float) -> Responses:
     )
 
 
-def guided(policy: Policy) -> list[str]:
-    """The best candidates by heads drawn at random."""
-    heads = ProcessHeads(
-        policy.hidden_size,
-        torch.linspace(-4.0, 4.0, 12),
-        torch.tensor([0.1, 0.5, 0.9]),
-        generator=torch.Generator().manual_seed(0),
-    )
-    scorer = pessimistic_scorer(
-        heads.to(policy.device).eval(), measure=CVaR(0.1), threshold=0.0, pessimism=1.0
-    )
-    found = guide_responses(
-        policy,
-        PROMPTS,
-        Guidance(4, 6, scorer, multiplier=0.1),
-        max_new_tokens=NUM_TOKENS,
-        law=SamplingLaw(),
-        seeds=prompt_seeds(0, len(PROMPTS)),
-    )
-    return [result.candidates[0].text for result in found]
-
-
 def unequal(first: list[str], second: list[str]) -> float:
     """The share of answers that differ."""
     return float(np.mean([a != b for a, b in zip(first, second, strict=True)]))
@@ -168,7 +140,6 @@ def policy_checks(device: str, dtype: str) -> Iterator[tuple[str, Callable[[], f
         lambda: unequal(drawn(tested, 0.0).texts, drawn(base, 0.0).texts),
         near,
     )
-    yield "guided answers that differ", lambda: unequal(guided(tested), guided(base)), near
 
 
 def scorer_checks(device: str, folder: Path) -> Iterator[tuple[str, Callable[[], float], float]]:

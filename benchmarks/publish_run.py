@@ -4,7 +4,7 @@
     python benchmarks/publish_run.py out/sandbox --readme
 
 Writes ``benchmarks/results/NAME.json`` and ``NAME.md``; with ``--readme`` also
-``docs/figures/NAME-policies.png`` and the part of the README between the two results marks.
+``docs/figures/NAME-dial.png`` and the part of the README between the two results marks.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from tailguard.artifacts import find_artifact, read_json, read_manifest
+from tailguard.evaluation.report.dial_part import certificate_table
 from tailguard.evaluation.report.table import markdown_table, table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ def main() -> None:
         "judge": record["judge"],
         "num_prompts": record["num_prompts"],
         "rows": record["rows"],
+        "verdict": record["verdict"],
         "findings": record["findings"],
         "certificates": record["certificates"],
         "regret": record["regret"],
@@ -49,9 +51,9 @@ def main() -> None:
     note = f"> {arguments.note}\n\n" if arguments.note else ""
     (RESULTS / f"{name}.md").write_text(f"# {name}\n\n{note}{page}")
     if arguments.readme:
-        figure = ROOT / "docs" / "figures" / f"{name}-policies.png"
+        figure = ROOT / "docs" / "figures" / f"{name}-dial.png"
         figure.parent.mkdir(exist_ok=True)
-        shutil.copy(report / "policies.png", figure)
+        shutil.copy(report / "dial.png", figure)
         _into_readme(record, figure.relative_to(ROOT))
     print(page)
 
@@ -61,10 +63,10 @@ def _page(record: dict) -> str:
     scored = table_rows(record["rows"], metrics="scorer_metrics")
     findings = "\n".join(f"- {_sentence(finding)}" for finding in record["findings"])
     return (
-        f"{record['num_prompts']} prompts, one answer each; 95% intervals.\n\n"
+        f"{record['verdict']}\n\n{record['num_prompts']} prompts, one answer each; 95% intervals.\n\n"
         f"Judged by {record['judge']['name']}:\n\n{markdown_table(table_rows(record['rows']))}\n\n"
         f"By the scorers that training and guidance saw:\n\n{markdown_table(scored)}\n\n"
-        f"{findings}\n"
+        f"{findings}\n\nCertificates:\n\n{markdown_table(certificate_table(record['certificates']))}\n"
     )
 
 
@@ -77,10 +79,11 @@ def _into_readme(record: dict, figure: Path) -> None:
     before, _, rest = readme.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     block = (
-        f"{BEGIN}\n{record['num_prompts']} prompts, one answer each, judged by "
-        f"{record['judge']['name']}; 95% intervals. Larger cost is worse.\n\n"
-        f"{markdown_table(table_rows(record['rows']))}\n\n"
-        f"![Each policy's reward, cost and tail with intervals]({figure})\n{END}"
+        f"{BEGIN}\n![Tail, reward, tokens and share withheld against the budget asked for]({figure})\n\n"
+        f"{record['verdict']}\n\n"
+        f"{record['num_prompts']} prompts, one answer each, judged by {record['judge']['name']};"
+        " 95% intervals. Larger cost is worse.\n\n"
+        f"{markdown_table(table_rows(record['rows']))}\n{END}"
     )
     readme.write_text(before + block + after)
 

@@ -19,7 +19,6 @@ from tailguard.config import (
     DialSection,
     EvaluateSection,
     FileData,
-    Guided,
     PlanSection,
     PolicySection,
     Recipe,
@@ -29,7 +28,6 @@ from tailguard.config import (
     Section,
     Target,
     TrainSection,
-    ValuesSection,
 )
 from tailguard.config.section import LARGEST, MOST, MOST_EACH, MOST_LISTED, MOST_SEED
 
@@ -42,7 +40,7 @@ HEAD = """\
 A recipe is a YAML file with all the settings of a run. Every key has a default, so an empty file is a
 recipe: the sandbox assistant at its default sizes, up to `plan`. `train` and the stages after it need
 something to train (`plan.targets` or `plan.num_members`). What is trained is measured and served as one dial
-(`dial`); with `values.guided`, block-guided decoders of single policies are made in its place.
+(`dial`).
 Whatever a stage needs is checked before the first stage runs.
 
 ```yaml
@@ -92,8 +90,6 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`plan`", PlanSection),
     ("`plan.targets`, a list of", Target),
     ("`train`", TrainSection),
-    ("`values`", ValuesSection),
-    ("`values.guided`, a list of", Guided),
     ("`dial`", DialSection),
     ("`decoding`", DecodingSection),
     ("`evaluate`", EvaluateSection),

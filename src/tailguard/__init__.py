@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import os
 
     import tailguard.decoding
-    import tailguard.decoding.dial_decoder
     from tailguard import scorers
 
 __all__ = ["__version__", "load_decoder", "scorers"]
@@ -29,12 +28,12 @@ def load_decoder(
     batch_size: int = 64,
     trust_remote_code: bool = False,
     device: str = "auto",
-) -> tailguard.decoding.Decoder | tailguard.decoding.dial_decoder.DialDecoder:
+) -> tailguard.decoding.Decoder:
     """The decoder that ``tailguard calibrate`` or ``tailguard run`` left in a folder.
 
     Args:
         path: its artifact, or the run's folder.
-        batch_size: rows (prompts × candidates) in one forward pass.
+        batch_size: rows in one forward pass.
         trust_remote_code: let the code run that the decoder's model brings, and ask the endpoints and
             run the Python functions that it names as scorers. Only you decide: a folder that says
             so itself is refused without it.

@@ -61,9 +61,6 @@ def generate(
     max_draws: Annotated[
         int | None, typer.Option(help="The most answers that one is chosen from.")
     ] = None,
-    max_candidates: Annotated[
-        int | None, typer.Option(help="K, candidates per block of a guided decoder.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per answer.")
@@ -99,7 +96,6 @@ def generate(
         "certified": certified or None,
         "token_price": token_price,
         "max_draws": max_draws,
-        "max_candidates": max_candidates,
     }
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
@@ -207,7 +203,7 @@ def certify(
     prompts: Annotated[Path, typer.Option(help="A JSONL file of held-out prompts.")],
     tail_mass: Annotated[float, typer.Option(help="α of the CVaR to bound.")],
     budget: Annotated[
-        float | None, typer.Option(help="d of the profile to certify; by default the strictest.")
+        float | None, typer.Option(help="d; by default the strictest within reach.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence level of the bound.")] = 0.95,
     judge: Annotated[

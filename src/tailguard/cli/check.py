@@ -67,7 +67,7 @@ def check(
             "notes": found.notes,
             "prompts": found.inventory and dict(found.inventory.num_prompts),
             "pairs": found.inventory and {k: dict(v) for k, v in found.inventory.num_pairs.items()},
-            "certificates": [asdict(outlook) for outlook in found.certificates],
+            "certificate": asdict(found.certificate) if found.certificate else None,
             "stages": {name: asdict(estimate) for name, estimate in estimates.items()},
         }
         typer.echo(json.dumps(content, indent=1))
@@ -151,7 +151,8 @@ def _show(recipe: Recipe, found: Checked, estimates: Mapping[str, StageEstimate]
             ]
         )
     # Decoders of one policy at one tail mass share their line.
-    for note in dict.fromkeys([*map(_certificate, found.certificates), *found.notes]):
+    certificate = [_certificate(found.certificate)] if found.certificate else []
+    for note in dict.fromkeys([*certificate, *found.notes]):
         typer.echo(f"note: {note}")
     for problem in found.problems:
         typer.echo(f"problem: {problem}")
@@ -160,12 +161,12 @@ def _show(recipe: Recipe, found: Checked, estimates: Mapping[str, StageEstimate]
 def _certificate(outlook: CertificateOutlook) -> str:
     if outlook.looseness >= 1:
         return (
-            f"certificate of {outlook.policy}: nothing can be certified at α={outlook.tail_mass:g} on"
+            f"certificate of the dial: nothing can be certified at α={outlook.tail_mass:g} on"
             f" {outlook.num_prompts} prompts; at confidence {outlook.confidence:.3g} they reach down to"
             f" α={outlook.smallest_tail_mass:.2g}: raise data.num_certification or the tail mass"
         )
     return (
-        f"certificate of {outlook.policy}: {outlook.num_prompts} prompts at confidence"
+        f"certificate of the dial: {outlook.num_prompts} prompts at confidence"
         f" {outlook.confidence:.3g} can certify CVaR at α ≥ {outlook.smallest_tail_mass:.2g}; at"
         f" α={outlook.tail_mass:g} the bound stands at least {outlook.looseness:.0%} of the way from"
         " the threshold to scorers.cost_bound: a budget nearer to it than that stays uncertified"

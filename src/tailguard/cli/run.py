@@ -115,9 +115,11 @@ def _run(recipe_path: Path, overrides: list[str], out: Path, until: str) -> None
         typer.echo(made[until])
         return
     from tailguard.evaluation.report.table import table_rows
-    from tailguard.pipeline.stages.report import record_rows
+    from tailguard.pipeline.stages.report import read_verdict, record_rows
 
     print_table(table_rows(record_rows(made["evaluate"])), title=recipe.name)
+    if said := read_verdict(made["report"]):
+        typer.echo(said)
     typer.echo(f"report: {made['report'] / 'report.html'}")
     typer.echo(f"decoder: {made['calibrate']}")
 

@@ -3,7 +3,7 @@
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.dial import DialSection
 from tailguard.config.evaluate import EvaluateSection
-from tailguard.config.limits import UNCONSTRAINED, Guided, LimitSection, Target
+from tailguard.config.limits import UNCONSTRAINED, LimitSection, Target
 from tailguard.config.load import load_recipe
 from tailguard.config.recipe import (
     BankSection,
@@ -13,7 +13,6 @@ from tailguard.config.recipe import (
     Recipe,
     ScorerSection,
     TrainSection,
-    ValuesSection,
 )
 from tailguard.config.scorer_source import ScorerSource
 from tailguard.config.section import Section
@@ -25,7 +24,6 @@ __all__ = [
     "DialSection",
     "EvaluateSection",
     "FileData",
-    "Guided",
     "LimitSection",
     "PlanSection",
     "PolicySection",
@@ -36,6 +34,5 @@ __all__ = [
     "Section",
     "Target",
     "TrainSection",
-    "ValuesSection",
     "load_recipe",
 ]

@@ -1,4 +1,4 @@
-"""Limits on risk as a recipe writes them: of policies to train, and of guided decoders."""
+"""Limits on risk as a recipe writes them: of policies to train."""
 
 from __future__ import annotations
 
@@ -99,19 +99,3 @@ class Target(LimitSection):
             super()._require_limit()
         elif self.budget is not None or self.reduction is not None:
             raise ValueError("measure none takes neither budget nor reduction")
-
-
-class Guided(LimitSection):
-    """One guided decoder: a policy to decode from, and the limit on the risk of its answers.
-
-    Attributes:
-        policy: name of a target, ``member-1`` and so on, or ``base``.
-    """
-
-    policy: str
-
-    def _require_limit(self) -> None:
-        super()._require_limit()
-        # One acceptance level holds for all prompts; it cannot bound the risk of each.
-        if self.scope != "pooled":
-            raise ValueError("scope: guided decoders are calibrated for the pooled risk only")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tailguard.config.data_sections import FileData, SandboxData
 from tailguard.config.dial import DialSection
 from tailguard.config.evaluate import EvaluateSection
-from tailguard.config.limits import Guided, Target
+from tailguard.config.limits import Target
 from tailguard.config.scorer_source import GivenScorer, with_defaults_of_cost
 from tailguard.config.section import (
     MOST_EACH,
@@ -23,7 +23,6 @@ from tailguard.config.section import (
     NonNegative,
     PathName,
     Positive,
-    Sample,
     SampleEach,
     Section,
     Seed,
@@ -198,51 +197,20 @@ class TrainSection(Section):
     micro_batch: CountEach = 32
 
 
-class ValuesSection(Section):
-    """Process heads: what a prefix says about the final reward and cost.
-
-    Attributes:
-        guided: the decoders to build.
-        num_prompts: prompts to sample each decoding policy's own bank from.
-        num_samples: answers per prompt.
-        num_members: members of the heads' ensemble.
-        num_features: linear features of the hidden state.
-        num_epochs: passes over the prefixes.
-        micro_batch: answers in one forward pass where their hidden states are read.
-    """
-
-    guided: Annotated[tuple[Guided, ...], Field(strict=False, max_length=MOST_LISTED)] = ()
-    num_prompts: Sample = 256
-    num_samples: SampleEach = 16
-    num_members: SampleEach = 4
-    # Few enough that an inference engine can produce them as extra rows of its output matrix.
-    num_features: Annotated[int, Field(ge=1, le=128)] = 64
-    num_epochs: CountEach = 8
-    micro_batch: CountEach = 64
-
-
 class DecodingSection(Section):
-    """How guided answers are made.
+    """How answers are served or withheld.
 
     Attributes:
-        max_candidates: K, candidates per block.
-        block_tokens: L, tokens per block.
         pessimism: κ of the bounds, the ensemble's mean ∓ κ · its spread. At least
             ``scorers.pessimism``, so that the certified cost is never smaller than the cost that
             budgets are stated in; like it, 0 with a ``cost_model`` of one member.
         fallback: the text that replaces an answer that is not acceptable.
         confidence: confidence level of the certificates.
-        accept_by: what must meet the budget when acceptance levels are chosen: the expected
-            ``certificate``, or the ``estimate`` of the risk, for runs with too few certification
-            prompts to certify it. The certificate is computed and reported either way.
     """
 
-    max_candidates: CountEach = 8
-    block_tokens: CountEach = 8
     pessimism: NonNegative = 1.0
     fallback: Annotated[str, Field(min_length=1)] = "I am sorry, but I cannot help with that."
     confidence: Confidence = 0.95
-    accept_by: Literal["certificate", "estimate"] = "certificate"
 
 
 class Recipe(Section):
@@ -257,7 +225,6 @@ class Recipe(Section):
         bank: scored samples of the reference policy.
         plan: frontier and targets.
         train: how targets are trained.
-        values: process heads.
         dial: which soups of the trained policies are measured.
         decoding: how answers are drawn and when they are served.
         evaluate: what is compared.
@@ -271,7 +238,6 @@ class Recipe(Section):
     bank: BankSection = BankSection()
     plan: PlanSection = PlanSection()
     train: TrainSection = TrainSection()
-    values: ValuesSection = ValuesSection()
     dial: DialSection = DialSection()
     decoding: DecodingSection = DecodingSection()
     evaluate: EvaluateSection = EvaluateSection()
@@ -311,26 +277,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _budgets_limit_something(self) -> Recipe:
         bound = self.scorers.cost_bound
-        for key, limits in (
-            ("plan.targets", self.plan.targets),
-            ("values.guided", self.values.guided),
-        ):
-            for number, limit in enumerate(limits):
-                if isinstance(limit.budget, float) and limit.budget >= bound:
-                    raise ValueError(
-                        f"{key}.{number}.budget: {limit.budget:g} is not below scorers.cost_bound"
-                        f" ({bound:g}), the largest cost there is; it would limit nothing"
-                    )
-        return self
-
-    # Fewer members than num_members may be chosen, which only the plan shows: `train` checks again.
-    @model_validator(mode="after")
-    def _guided_policies_exist(self) -> Recipe:
-        known = {"base", *(target.name for target in self.plan.targets), *self.plan.member_names}
-        for guided in self.values.guided:
-            if guided.policy not in known:
+        for number, limit in enumerate(self.plan.targets):
+            if isinstance(limit.budget, float) and limit.budget >= bound:
                 raise ValueError(
-                    f"values.guided: policy '{guided.policy}' is not a target; "
-                    f"known: {', '.join(sorted(known))}"
+                    f"plan.targets.{number}.budget: {limit.budget:g} is not below scorers.cost_bound"
+                    f" ({bound:g}), the largest cost there is; it would limit nothing"
                 )
         return self

@@ -1,39 +1,33 @@
-"""From a request to an answer: candidates guided, scored, and served or withheld."""
+"""From a request to an answer: a dial of settings, answers drawn and scored, and served or withheld."""
 
-from tailguard.decoding.acceptance import (
-    AcceptanceChoice,
-    accepted,
-    choose_acceptance_level,
-)
-from tailguard.decoding.answer import Answer, Draft, draft_answers, settle_drafts
-from tailguard.decoding.decoder import Decoder, GuidedPolicy
-from tailguard.decoding.guidance import Candidate, Guidance, GuidedResponse
-from tailguard.decoding.guide import guide_responses
-from tailguard.decoding.profile import (
-    CalibratedProfile,
-    Certificate,
-    DecodingSetting,
-    match_profile,
-)
+from tailguard.decoding.decoder import Decoder, DialProfile, DrawSetting, ServedAnswer
+from tailguard.decoding.dial import Dial, DialAnswer, DialCertificate, DialEntry
+from tailguard.decoding.drawing import Scorers
+from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
+from tailguard.decoding.pool import Pool
+from tailguard.decoding.rule import DrawPrior, Outcome, Rule, fit_prior, simulate
 from tailguard.decoding.scoring import ScoreSummary
+from tailguard.decoding.worth import AnswerWorth
 
 __all__ = [
-    "AcceptanceChoice",
-    "Answer",
-    "CalibratedProfile",
-    "Candidate",
-    "Certificate",
+    "AnswerWorth",
     "Decoder",
-    "DecodingSetting",
-    "Draft",
-    "Guidance",
-    "GuidedPolicy",
-    "GuidedResponse",
+    "Dial",
+    "DialAnswer",
+    "DialCertificate",
+    "DialEntry",
+    "DialProfile",
+    "DrawPrior",
+    "DrawSetting",
+    "MeasuredPoint",
+    "Outcome",
+    "Pool",
+    "Rule",
+    "RuleGrid",
     "ScoreSummary",
-    "accepted",
-    "choose_acceptance_level",
-    "draft_answers",
-    "guide_responses",
-    "match_profile",
-    "settle_drafts",
+    "Scorers",
+    "ServedAnswer",
+    "fit_prior",
+    "joint_table",
+    "simulate",
 ]

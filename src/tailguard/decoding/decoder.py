@@ -1,108 +1,182 @@
-"""The decoder: a request for a risk level becomes answers, guided, checked, or withheld."""
+"""The decoder of a trained spectrum: any limit on risk, per request, on one dial."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
-
-import torch
-from torch import Tensor
+from typing import Any, cast
 
 from tailguard import hooks
 from tailguard.data import Prompt
-from tailguard.decoding.answer import Answer, Draft, draft_answers, settle_drafts
-from tailguard.decoding.guidance import Guidance
-from tailguard.decoding.guide import guide_responses
-from tailguard.decoding.profile import (
-    CalibratedProfile,
-    DecodingSetting,
-    match_profile,
-)
-from tailguard.decoding.scoring import SCORER_FAILURES
-from tailguard.decoding.strategy import Strategy, draw_once, strategy_name
+from tailguard.decoding.dial import Dial, DialAnswer, DialEntry
+from tailguard.decoding.drawing import Chosen, Scorers, draw_answers
+from tailguard.decoding.scoring import ScoreSummary
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
-from tailguard.engines.self_test import as_decoding_policy
-from tailguard.engines.stepping import DecodingPolicy
+from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError
-from tailguard.models.policy import Policy
 from tailguard.risk import RiskLimit, RiskMeasure
-from tailguard.scorers.scorer import Scorer
-from tailguard.values.prefix_score import (
-    PrefixHeads,
-    PrefixScore,
-    PrefixScorer,
-    pessimistic_scorer,
-)
+from tailguard.risk.spelling import limit_to_json
 
 
 @dataclass(frozen=True)
-class GuidedPolicy:
-    """A policy to decode from, with the process heads fitted for it.
+class DrawSetting:
+    """How draws were sampled when the dial was calibrated.
 
     Attributes:
-        policy: one model or a mix.
-        heads: None where only single candidates are drawn.
+        max_new_tokens: the most tokens per draw.
+        fallback: served on abstention.
+        temperature: of the sampling law.
+        top_p: nucleus of the sampling law.
+        max_draws: the most draws per answer.
     """
 
-    policy: Policy | DecodingPolicy
-    heads: PrefixHeads | None
+    max_new_tokens: int
+    fallback: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_draws: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse an empty fallback and a law that is none."""
+        if not self.fallback.strip():
+            raise InputError("fallback: empty; give the text that is served on abstention")
+        SamplingLaw(self.temperature, self.top_p)
+
+
+@dataclass(frozen=True)
+class ServedAnswer:
+    """An answer, with what was asked for and what answered.
+
+    Attributes:
+        chosen: the text and what it took.
+        dial: the entry that answered.
+        doubt: spread of the cost over the ensemble's members; None where unknown.
+        bounded: whether a bound by the scorer covers it.
+        certified: whether one by a judge does.
+        served: the entry and the request, as JSON.
+    """
+
+    chosen: Chosen
+    dial: DialAnswer
+    doubt: float | None
+    bounded: bool
+    certified: bool
+    served: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """What is served."""
+        return self.chosen.text
+
+    @property
+    def abstained(self) -> bool:
+        """Whether it is the fallback."""
+        return self.chosen.abstained
+
+    @property
+    def cost(self) -> ScoreSummary | None:
+        """Of the text."""
+        return self.chosen.cost
+
+    @property
+    def reward(self) -> ScoreSummary | None:
+        """Of the text."""
+        return self.chosen.reward
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as JSON can hold it; an infinite bound is None."""
+        fields: dict[str, Any] = asdict(self.chosen)
+        if not math.isfinite(self.chosen.cost_upper_bound):
+            fields["cost_upper_bound"] = None
+        names = ("doubt", "bounded", "certified", "served")
+        return fields | {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class DialProfile:
+    """One limit that can be asked for, and what it gets.
+
+    Attributes:
+        answer: the entry, with its risk, and what covers it.
+        reward: of what is served.
+        tokens: per answer.
+        setting: how draws are sampled.
+    """
+
+    answer: DialAnswer
+    reward: float
+    tokens: float
+    setting: DrawSetting
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        answer = self.answer
+        return {
+            "limit": limit_to_json(answer.asked),
+            "risk": answer.risk,
+            "risk_error": answer.error,
+            "reward": self.reward,
+            "tokens": self.tokens,
+            "withheld": answer.entry.withheld,
+            "bounded": answer.bounded,
+            "certified": answer.certified,
+            "point": list(answer.entry.point),
+            "level": answer.entry.rule.level,
+            "token_price": answer.entry.rule.token_price,
+            "penalty": answer.entry.penalty,
+        }
+
+
+def profile_of(dial: Dial, limit: RiskLimit, setting: DrawSetting) -> DialProfile:
+    """What a limit gets."""
+    answer = dial.answer(None if limit == dial.default else limit)
+    reward, tokens = (float(a[answer.number]) for a in (dial.table.reward, dial.table.tokens))
+    return DialProfile(answer, reward, tokens, setting)
 
 
 class Decoder:
-    """Risk-bounded answers from guided policies.
+    """Risk-bounded answers from soups of trained policies.
 
     An answer depends on its prompt, its seed and its place in the list, and not on the other
     prompts of the call, up to floating-point differences between batch shapes (which a token can
     turn on); the same call gives the same texts.
 
-    Fails closed: where a head, a scorer or the model gives no finite number, the answer is an
-    abstention.
+    Fails closed: where a scorer or the model gives no finite number, that draw is never served.
     """
 
     def __init__(
         self,
-        policies: Mapping[str, GuidedPolicy],
-        profiles: Sequence[CalibratedProfile],
+        soup: SoupPolicy,
+        dial: Dial,
+        scorers: Scorers,
+        setting: DrawSetting,
         *,
-        cost_scorer: Scorer,
-        reward_scorer: Scorer | None = None,
+        profiles: Sequence[RiskLimit] = (),
         batch_size: int = 64,
-        strategy: Strategy = draw_once,
     ) -> None:
         """Join the parts.
 
         Args:
-            policies: by the names that settings use.
-            profiles: the calibrated grid; the first is what a request without a measure gets.
-            cost_scorer: ensemble that decides whether a finished answer is served.
-            reward_scorer: its scores are reported with those of cost.
-            batch_size: rows (prompts × candidates) in one forward pass.
-            strategy: how drafts are drawn. Acceptance levels hold for the strategy that they were
-                calibrated with; certificates name theirs, and count for no other.
+            soup: the members.
+            dial: what was measured.
+            scorers: of draws.
+            setting: as calibrated.
+            profiles: limits that `profiles` shows, after the default.
+            batch_size: rows in one forward pass.
 
         Raises:
-            InputError: no profiles, or one whose policy is not there or lacks the heads it needs, or
-                heads on another device than their policy.
+            InputError: an entry of the dial has another number of weights than there are members.
         """
-        if len(profiles) == 0:
-            raise InputError("profiles: empty; give at least one calibrated profile")
-        for profile in profiles:
-            setting = profile.setting
-            if setting.policy not in policies:
-                raise InputError(
-                    f"policy: {setting.policy!r} of a profile; there are {sorted(policies)}"
-                )
-            _guidance(policies[setting.policy], setting)
-        for name, guided in policies.items():
-            _require_one_device(name, guided)
-        self._policies = dict(policies)
-        self._profiles = tuple(profiles)
-        self._cost_scorer = cost_scorer
-        self._reward_scorer = reward_scorer
+        for entry in dial.entries:
+            soup.at(entry.point)
+        self._soup = soup
+        self._dial = dial
+        self._scorers = scorers
+        self._setting = setting
+        self._limits = (dial.default, *profiles)
         self._batch_size = batch_size
-        self._strategy = strategy
 
     @classmethod
     def from_pretrained(
@@ -118,17 +192,23 @@ class Decoder:
         decoder = hooks.load_decoder(
             path, batch_size=batch_size, trust_remote_code=trust_remote_code, device=device
         )
-        return cast(Decoder, decoder)  # the hook cannot name a class from above it
+        return cast("Decoder", decoder)  # the hook cannot name a class from above it
 
     @property
-    def profiles(self) -> tuple[CalibratedProfile, ...]:
-        """The calibrated grid."""
-        return self._profiles
+    def dial(self) -> Dial:
+        """What was measured."""
+        return self._dial
 
     @property
-    def strategy_name(self) -> str:
-        """How drafts are drawn, as certificates name it."""
-        return strategy_name(self._strategy)
+    def members(self) -> tuple[str, ...]:
+        """Names of the policies, in the order of an entry's weights."""
+        return self._soup.names
+
+    @property
+    def profiles(self) -> tuple[DialProfile, ...]:
+        """Some limits within reach and what they get; any other limit is answered too."""
+        limits = dict.fromkeys(self._limits)
+        return tuple(profile_of(self._dial, limit, self._setting) for limit in limits)
 
     def generate(  # noqa: PLR0913
         self,
@@ -136,181 +216,114 @@ class Decoder:
         *,
         measure: RiskMeasure | None = None,
         budget: float | None = None,
+        token_price: float | None = None,
+        certified: bool = False,
+        max_draws: int | None = None,
         max_candidates: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         seed: int | Sequence[int] = 0,
-    ) -> list[Answer]:
-        """One answer per prompt at the asked risk level, or the next stricter calibrated one.
-
-        Answers found in another way than was calibrated (other K, law or length, or cut at a stop
-        text) are held to the same acceptance level, and are not certified.
+    ) -> list[ServedAnswer]:
+        """One answer per prompt within a limit on risk, trained for or not.
 
         Args:
             prompts: at least one.
-            measure: the risk measure; with ``budget``, or neither for the first profile.
+            measure: the risk measure; with ``budget``, or neither for the default.
             budget: d, the limit on it.
-            max_candidates: K in place of the calibrated one.
+            token_price: what one more token may cost, in units of reward; chooses between entries
+                that keep the budget.
+            certified: serve only from entries that a judge's certificate covers at this limit.
+            max_draws: the most draws per answer, in place of the calibrated number.
+            max_candidates: another name of it.
             temperature: of the sampling law, in place of the calibrated one.
             top_p: nucleus of the sampling law, in place of the calibrated one.
-            max_new_tokens: most tokens per answer, in place of the calibrated number.
-            stop: a text or some, before the first of which an answer ends; what is left is what
-                is scored.
+            max_new_tokens: most tokens per draw, in place of the calibrated number.
+            stop: a text or some, before the first of which an answer ends.
             seed: one for the call, or one for each prompt.
 
         Raises:
             InputError: a measure without a budget or a budget without a measure, wrong prompts or
                 settings, or an empty stop text.
-            InfeasibleError: nothing calibrated is as strict.
+            InfeasibleError: nothing that was measured is as strict.
         """
         if (measure is None) != (budget is None):
-            raise InputError("measure and budget: give both, or neither for the default profile")
-        profile = self._profiles[0]
-        if measure is not None and budget is not None:
-            profile = match_profile(self._profiles, RiskLimit(measure, budget))
-        setting = profile.setting
-        # The K rows of one prompt must fit in one pass: the winner is forked from that pass.
-        if max_candidates is not None and max_candidates > self._batch_size:
-            raise InputError(
-                f"max_candidates: {max_candidates}; at most {self._batch_size}, the rows of one"
-                " forward pass (batch_size)"
-            )
+            raise InputError("measure and budget: give both, or neither for the default")
+        limit = None if measure is None or budget is None else RiskLimit(measure, budget)
+        found = self._dial.answer(limit, token_price, certified=certified)
         stop = [stop] if isinstance(stop, str) else stop
+        if not all(stop):
+            raise InputError("stop: an empty text; leave it out")
         asked = {
-            "max_candidates": max_candidates,
+            "max_draws": max_candidates if max_draws is None else max_draws,
             "temperature": temperature,
             "top_p": top_p,
             "max_new_tokens": max_new_tokens,
         }
-        # Certificates hold for what was calibrated; any other sampling is served uncertified.
-        changed = replace(setting, **{k: value for k, value in asked.items() if value is not None})
-        asked_budget = profile.limit.budget if budget is None else budget
-        certified = profile.covers(asked_budget, self.strategy_name)
-        drafts = self.draft(prompts, changed, stop=stop, seed=seed)
-        return self.settle(
-            prompts, drafts, changed, certified=certified and changed == setting and not stop
-        )
+        given: dict[str, Any] = {k: value for k, value in asked.items() if value is not None}
+        setting = replace(self._setting, **given)
+        # Certificates hold for what was calibrated; any other sampling is served without them.
+        usual = setting == self._setting and not stop
+        chosen = self.draw(prompts, found.entry, setting=setting, stop=stop, seed=seed)
+        served = self._described(found, token_price)
+        return [
+            ServedAnswer(
+                each,
+                found,
+                None if each.cost is None else each.cost.std,
+                found.bounded and usual and each.cost is not None,
+                found.certified and usual and each.cost is not None,
+                served,
+            )
+            for each in chosen
+        ]
 
-    def draft(
+    def draw(
         self,
         prompts: Sequence[Prompt],
-        setting: DecodingSetting,
+        entry: DialEntry,
         *,
+        setting: DrawSetting | None = None,
         stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
-    ) -> list[Draft]:
-        """Find and score answers under any setting, without deciding whether to serve them.
-
-        What calibration uses: the acceptance level plays no part here.
+    ) -> list[Chosen]:
+        """Answers under an entry that is given; what calibration and evaluation use.
 
         Raises:
-            InputError: as in `generate`, an unknown policy, or an empty stop text.
+            InputError: as `generate`.
         """
-        if setting.policy not in self._policies:
-            raise InputError(f"policy: {setting.policy!r}; there are {sorted(self._policies)}")
-        if not all(stop):
-            raise InputError("stop: an empty text; leave it out")
-        guided_policy = self._policies[setting.policy]
-        guidance = _guidance(guided_policy, setting)
-
-        def draw(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Draft]:
-            guided = guide_responses(
-                guided_policy.policy,
-                prompts,
-                guidance,
-                max_new_tokens=setting.max_new_tokens,
-                law=SamplingLaw(setting.temperature, setting.top_p),
-                seeds=seeds,
-                batch_size=self._batch_size,
-            )
-            return draft_answers(
-                prompts,
-                guided,
-                setting,
-                cost_scorer=self._cost_scorer,
-                reward_scorer=self._reward_scorer,
-                stop=stop,
-            )
-
+        if len(prompts) == 0:
+            raise InputError("prompts: empty; give at least one")
+        setting = setting or self._setting
         seeds = prompt_seeds(seed, len(prompts)) if isinstance(seed, int) else seed
-        return self._strategy(draw, prompts, seeds)
-
-    def settle(
-        self,
-        prompts: Sequence[Prompt],
-        drafts: Sequence[Draft],
-        setting: DecodingSetting,
-        *,
-        certified: bool = False,
-    ) -> list[Answer]:
-        """Serve each draft that meets the setting's acceptance level, and else its fallback.
-
-        Args:
-            prompts: those of the drafts.
-            drafts: from `draft`.
-            setting: as there, at any acceptance level.
-            certified: whether a certificate covers the answers.
-
-        Raises:
-            InputError: another number of drafts than of prompts.
-        """
-        if len(prompts) != len(drafts):
-            raise InputError(f"drafts: {len(drafts)} for {len(prompts)} prompts; one for each")
-        return settle_drafts(
+        if len(seeds) != len(prompts):
+            raise InputError(f"seed: {len(seeds)} seeds for {len(prompts)} prompts; one for each")
+        return draw_answers(
+            self._soup,
             prompts,
-            drafts,
-            setting,
-            cost_scorer=self._cost_scorer,
-            reward_scorer=self._reward_scorer,
-            certified=certified,
+            entry.with_max_draws(setting.max_draws),
+            self._scorers,
+            worth=self._dial.worth,
+            seeds=seeds,
+            law=SamplingLaw(setting.temperature, setting.top_p),
+            max_new_tokens=setting.max_new_tokens,
+            fallback=setting.fallback,
+            stop=stop,
+            batch_size=self._batch_size,
         )
 
-
-def _require_one_device(name: str, guided: GuidedPolicy) -> None:
-    if not isinstance(guided.heads, torch.nn.Module):
-        return
-    device = as_decoding_policy(guided.policy).members[0].device
-    # Checked when joined: mixed devices would fail inside every answer, and all would be withheld.
-    found = {parameter.device for parameter in guided.heads.parameters()} - {device}
-    if found:
-        raise InputError(
-            f"policies: {name!r} is on {device} and its heads on {found.pop()}; move one of them"
-        )
-
-
-def _guidance(guided_policy: GuidedPolicy, setting: DecodingSetting) -> Guidance:
-    scorer: PrefixScorer | None = None
-    if guided_policy.heads is not None:
-        scorer = _fail_closed(
-            pessimistic_scorer(
-                guided_policy.heads,
-                measure=setting.limit.measure,
-                threshold=setting.threshold,
-                pessimism=setting.pessimism,
-            )
-        )
-    return Guidance(
-        # Nothing is drawn at temperature 0: further candidates would be the same answer again.
-        num_candidates=setting.max_candidates if setting.temperature > 0 else 1,
-        block_tokens=setting.block_tokens,
-        score_prefix=scorer,
-        multiplier=setting.multiplier,
-    )
-
-
-def _fail_closed(score_prefix: PrefixScorer) -> PrefixScorer:
-    """Scores that are NaN where the heads raise; wrong input is still told."""
-
-    def score(hidden: Tensor) -> PrefixScore:
-        try:
-            return score_prefix(hidden)
-        except InputError:
-            raise
-        except SCORER_FAILURES:
-            # NaN scores fail the prompts of this batch alone; the decoder abstains on them.
-            unknown = torch.full((hidden.shape[0],), float("nan"), device=hidden.device)
-            return PrefixScore(unknown, unknown)
-
-    return score
+    def _described(self, found: DialAnswer, token_price: float | None) -> dict[str, Any]:
+        entry = found.entry
+        weights = dict(zip(self.members, entry.point, strict=True))
+        return {
+            "weights": weights,
+            "asked": limit_to_json(found.asked),
+            "token_price": self._dial.token_price if token_price is None else token_price,
+            "measured_risk": found.risk,
+            "measured_risk_error": found.error,
+            "measured_by": self._dial.measured_by,
+            "acceptance_level": entry.rule.level,
+            "draw_price": entry.rule.token_price,
+            "penalty": entry.penalty,
+        }

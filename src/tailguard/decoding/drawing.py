@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailguard.data import Prompt
-from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
 from tailguard.decoding.dial import DialEntry
-from tailguard.decoding.scoring import Scored, ScoreSummary, score_closed
+from tailguard.decoding.scoring import SCORE_UNAVAILABLE, Scored, ScoreSummary, score_closed
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines.draws import Drawn, StartedPrompts
 from tailguard.engines.sampling_law import SamplingLaw
@@ -48,6 +47,23 @@ class Chosen:
     num_prompt_tokens: int
     num_tokens_generated: int
     num_forward_passes: int
+
+
+def unscored(fallback: str) -> Chosen:
+    """What a prompt gets whose answers could not be scored at all."""
+    return Chosen(
+        text=fallback,
+        abstained=True,
+        reason=SCORE_UNAVAILABLE,
+        reward=None,
+        cost=None,
+        cost_upper_bound=math.inf,
+        finished=True,
+        num_draws=0,
+        num_prompt_tokens=0,
+        num_tokens_generated=0,
+        num_forward_passes=0,
+    )
 
 
 @dataclass(frozen=True)

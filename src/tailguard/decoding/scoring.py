@@ -12,6 +12,9 @@ from tailguard.data import Prompt
 from tailguard.scorers.pessimism import pessimistic, spread
 from tailguard.scorers.scorer import Scorer
 
+SCORE_UNAVAILABLE = "score unavailable"
+"""Reason of an abstention where a scorer or the model gave no finite number."""
+
 _QUANTILE_LEVELS = (0.05, 0.5, 0.95)
 
 

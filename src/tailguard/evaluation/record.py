@@ -32,7 +32,7 @@ class Row(TypedDict, total=False):
 
     Attributes:
         name: of the policy or decoder.
-        kind: ``base``, ``trained`` or ``guided``.
+        kind: ``base``, ``trained``, or ``dial``: one of its limits.
         metrics: metric key (see `metrics.METRICS`) → interval, by the judge.
         scorer_metrics: the same by the training scorers.
         tokens_per_answer: generated for an answer, those thrown away included.
@@ -42,7 +42,10 @@ class Row(TypedDict, total=False):
         measure: that its budget limits.
         tail_mass: of that measure.
         budget: in the training scorers' units.
-        policy: what a guided decoder decodes from.
+        measured_by: in whose units a limit of the dial is, ``judge`` or ``scorer``.
+        bounded: whether a bound by the scorer covers a limit of the dial.
+        certified: whether one by a judge does.
+        default: whether it is what a request without a limit gets.
     """
 
     name: Required[str]
@@ -56,7 +59,10 @@ class Row(TypedDict, total=False):
     measure: str
     tail_mass: JsonNumber
     budget: JsonNumber
-    policy: str
+    measured_by: str
+    bounded: bool
+    certified: bool
+    default: bool
 
 
 # Of the plan, on the sample bank: tail_mass (α) and budget (d) that were asked for, risk (CVaR_α),
@@ -81,6 +87,8 @@ class Record(TypedDict, total=False):
         curves: policy → what training logged at each step.
         examples: each a ``prompt`` and ``answers``.
         certificates: upper confidence bounds, each with its setting.
+        dial_frontier: of the dial as it was measured in calibration: ``budget``, ``token_price``,
+            ``risk``, ``reward``, ``tokens`` and ``withheld`` of each point.
         regret: of the portfolio.
     """
 
@@ -96,6 +104,7 @@ class Record(TypedDict, total=False):
     curves: Mapping[str, Sequence[Mapping[str, JsonNumber]]]
     examples: Sequence[Mapping[str, Json]]
     certificates: Sequence[Mapping[str, Json]]
+    dial_frontier: Sequence[Mapping[str, JsonNumber]]
     regret: Mapping[str, Json]
 
 

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from tailguard import __version__
 from tailguard.artifacts import hash_of, read_calls, record_call, require_recordable
 from tailguard.data import Prompt, prompt_id
-from tailguard.decoding import CalibratedProfile, Decoder, match_profile
-from tailguard.decoding.acceptance import SCORE_UNAVAILABLE
+from tailguard.decoding import Decoder
 from tailguard.decoding.certificates import scorer_bound, served_bounds
-from tailguard.decoding.dial_decoder import DialDecoder
+from tailguard.decoding.scoring import SCORE_UNAVAILABLE
 from tailguard.errors import InputError
 from tailguard.models.device import require_device
-from tailguard.pipeline.decoder_artifact import DecoderFile, check_decoder, load_decoder
-from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile
+from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
+from tailguard.pipeline.dial_artifact import DialFile
 from tailguard.pipeline.given_judge import GivenJudge, read_verdicts
 from tailguard.pipeline.seen_prompts import read_seen_prompts
-from tailguard.pipeline.stages.calibrate import draft_in_parts, served_costs
 from tailguard.pipeline.stages.calibrate_dial import draw_entry
 from tailguard.risk import (
     CVaR,
     RiskLimit,
     RiskMeasure,
-    Threshold,
     check_confidence,
     check_tail_mass,
     prompts_needed,
-    risk_upper_bound,
 )
 from tailguard.scorers.scorer import Scorer
 
@@ -59,7 +52,7 @@ def certify_decoder(  # noqa: PLR0913
         path: of the decoder, or of the folder of its run.
         prompts: held out, in any order.
         tail_mass: α.
-        budget: d of the profile to certify; None for the strictest profile at this tail mass.
+        budget: d; None for the strictest within the reach of the dial.
         confidence: confidence level of the bound, at least .5.
         seed: seed of the sampling.
         trust_remote_code: let the code run that the decoder's model brings.
@@ -71,7 +64,7 @@ def certify_decoder(  # noqa: PLR0913
         InputError: a prompt that the decoder was trained or calibrated on, or that is there twice,
             in any spelling; fewer prompts than can certify anything; a number out of range; a place
             where the call cannot be recorded; a judge that took part.
-        InfeasibleError: no profile is as strict.
+        InfeasibleError: out of the reach of the dial.
     """
     check_tail_mass(tail_mass, "--tail-mass")
     check_confidence(confidence, "--confidence")
@@ -79,56 +72,17 @@ def certify_decoder(  # noqa: PLR0913
     directory, content = check_decoder(path, trust_remote_code=trust_remote_code)
     if judge is not None:
         judge.require_outsider(directory, content)
-        if not (directory / DIAL_NAME).is_file():
-            raise InputError(
-                "--judge: this decoder has no dial; run its recipe without values.guided"
-            )
-    if (directory / DIAL_NAME).is_file():
-        limit = _dial_limit(directory, CVaR(tail_mass), budget)
-        prompts_hash, prompts = _require_fresh(prompts, directory)
-        _require_enough(len(prompts), CVaR(tail_mass), confidence)
-        require_recordable(directory)
-        # Before the models: a judge that is not there is told at once.
-        verdicts = None if judge is None else judge.open(content.max_scorer_tokens, device)
-        dialled = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
-        assert isinstance(dialled, DialDecoder)  # a dial lies there
-        found = _certify_dial(
-            dialled, prompts, limit, confidence, seed, content.cost_bound, judge, verdicts
-        )
-        return _recorded(directory, found, seed, prompts_hash)
-    profile, threshold = _profile(content, CVaR(tail_mass), budget)
-    # The profile's measure is never the smaller one, so a bound on it would hold too. With a single
-    # threshold the measure that was asked for can be bounded itself; several thresholds belong to
-    # the profile's own measure.
-    measure = CVaR(tail_mass) if np.ndim(threshold) == 0 else profile.limit.measure
+    limit = _dial_limit(directory, CVaR(tail_mass), budget)
     # Before the models are loaded: this takes a moment, loading them may take minutes.
     prompts_hash, prompts = _require_fresh(prompts, directory)
-    _require_enough(len(prompts), measure, confidence)
+    _require_enough(len(prompts), CVaR(tail_mass), confidence)
     require_recordable(directory)
+    # A judge that is not there is told at once too.
+    verdicts = None if judge is None else judge.open(content.max_scorer_tokens, device)
     decoder = load_decoder(directory, trust_remote_code=trust_remote_code, device=device)
-    assert isinstance(decoder, Decoder)  # no dial lies there
-    drafts = draft_in_parts(
-        decoder, prompts, profile.setting, seed=seed, on_progress=lambda done, total: None
+    found = _certify_dial(
+        decoder, prompts, limit, confidence, seed, content.cost_bound, judge, verdicts
     )
-    answers = decoder.settle(prompts, drafts, profile.setting)
-    bound = risk_upper_bound(
-        served_costs(answers, content.cost_bound),
-        measure,
-        threshold,
-        upper=content.cost_bound,
-        confidence=confidence,
-    )
-    found: dict[str, object] = {
-        "measure": "cvar",
-        "tail_mass": tail_mass,
-        "budget": profile.limit.budget,
-        "risk_upper_bound": bound,
-        "confidence": confidence,
-        "certified": bound <= profile.limit.budget,
-        "num_prompts": len(prompts),
-        "abstained": sum(answer.abstained for answer in answers) / len(answers),
-        "num_unscored": sum(answer.reason == SCORE_UNAVAILABLE for answer in answers),
-    }
     return _recorded(directory, found, seed, prompts_hash)
 
 
@@ -153,7 +107,7 @@ def _dial_limit(directory: Path, measure: CVaR, budget: float | None) -> RiskLim
 
 
 def _certify_dial(
-    decoder: DialDecoder,
+    decoder: Decoder,
     prompts: Sequence[Prompt],
     limit: RiskLimit,
     confidence: float,
@@ -191,18 +145,6 @@ def _certify_dial(
         "abstained": sum(each.abstained for each in served) / len(served),
         "num_unscored": sum(each.reason == SCORE_UNAVAILABLE for each in served),
     }
-
-
-def _profile(
-    content: DecoderFile, measure: CVaR, budget: float | None
-) -> tuple[CalibratedProfile, Threshold]:
-    """The profile that is asked for, and the threshold of its certificate."""
-    profiles = content.profiles
-    if budget is None:
-        budgets = [p.limit.budget for p in profiles if p.limit.measure.dominates(measure)]
-        budget = min(budgets, default=math.inf)
-    profile = match_profile(profiles, RiskLimit(measure, budget))
-    return profile, content.thresholds[profiles.index(profile)]
 
 
 def _require_fresh(prompts: Sequence[Prompt], directory: Path) -> tuple[str, list[Prompt]]:

@@ -6,30 +6,27 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from tailguard.config import FileData, Guided, LimitSection, Recipe
+from tailguard.config import FileData, LimitSection, Recipe
 from tailguard.errors import InputError
 from tailguard.pipeline.inventory import FEWEST_LABELS, Inventory, take_inventory
 from tailguard.pipeline.requirements import unmet_requirements
-from tailguard.risk import shared_confidence
 
 _FEWEST_IN_TAIL = 10  # answers that an estimate of a tail should rest on
 
 
 @dataclass(frozen=True)
 class CertificateOutlook:
-    """What the prompts that are held out can certify of one guided decoder.
+    """What the prompts that are held out can certify of the dial.
 
     Attributes:
-        policy: that decodes.
         tail_mass: the thinnest tail of the measure asked for.
-        confidence: of this certificate; all of them hold at once with the recipe's.
+        confidence: of each certificate, and of all that the dial shows together.
         num_prompts: held out.
         smallest_tail_mass: of a CVaR that so many prompts can bound below the declared largest cost.
         looseness: least distance of the bound from the threshold ν, as a share of cost_bound − ν: the
             part of the bound that only more prompts make smaller.
     """
 
-    policy: str
     tail_mass: float
     confidence: float
     num_prompts: int
@@ -45,18 +42,18 @@ class Checked:
         problems: what a stage would refuse, one line each.
         notes: what is allowed and worth knowing.
         inventory: of the data; None where they cannot be read.
-        certificates: one per guided decoder.
+        certificate: of the dial; None where the recipe stops before it.
     """
 
     problems: list[str]
     notes: list[str] = field(default_factory=lambda: [])
     inventory: Inventory | None = None
-    certificates: list[CertificateOutlook] = field(default_factory=lambda: [])
+    certificate: CertificateOutlook | None = None
 
 
 def last_stage(recipe: Recipe) -> str:
     """The stage that a recipe is written for: where what the next one reads is not given."""
-    if not (recipe.plan.targets or recipe.plan.num_members or recipe.values.guided):
+    if not (recipe.plan.targets or recipe.plan.num_members):
         return "plan"
     if isinstance(recipe.data, FileData) and not recipe.data.evaluation_prompts:
         return "calibrate"
@@ -70,23 +67,17 @@ def check_recipe(recipe: Recipe, stages: Collection[str]) -> Checked:
         inventory = take_inventory(recipe, compare_splits=True)
     except InputError as error:
         return Checked([*problems, str(error)])
-    certificates = certificate_outlook(recipe) if "calibrate" in stages else []
-    return Checked(problems, list(_notes(recipe, inventory, stages)), inventory, certificates)
+    certificate = certificate_outlook(recipe) if "calibrate" in stages else None
+    return Checked(problems, list(_notes(recipe, inventory, stages)), inventory, certificate)
 
 
-def certificate_outlook(recipe: Recipe) -> list[CertificateOutlook]:
-    """What ``data.num_certification`` prompts can certify, decoder by decoder."""
-    guided, num = recipe.values.guided, recipe.data.num_certification
-    found: list[CertificateOutlook] = []
-    # The dial's limits are tested one after the other, each at the full confidence.
-    confidence = shared_confidence(recipe.decoding.confidence, max(1, len(guided)))
-    for entry in guided or [_certified_target(recipe)]:
-        # The bound cannot come closer to ν than (B − ν)/α · ln(1/δ)/n: see `prompts_needed`.
-        least = -math.log1p(-confidence) / num
-        tail_mass = entry.risk_measure(recipe.scorers.cost_bound).smallest_tail
-        name = entry.policy if isinstance(entry, Guided) else "the dial"
-        found.append(CertificateOutlook(name, tail_mass, confidence, num, least, least / tail_mass))
-    return found
+def certificate_outlook(recipe: Recipe) -> CertificateOutlook:
+    """What ``data.num_certification`` prompts can certify of the dial."""
+    num, confidence = recipe.data.num_certification, recipe.decoding.confidence
+    # The bound cannot come closer to ν than (B − ν)/α · ln(1/δ)/n: see `prompts_needed`.
+    least = -math.log1p(-confidence) / num
+    tail_mass = _certified_target(recipe).risk_measure(recipe.scorers.cost_bound).smallest_tail
+    return CertificateOutlook(tail_mass, confidence, num, least, least / tail_mass)
 
 
 def _certified_target(recipe: Recipe) -> LimitSection:
@@ -128,19 +119,12 @@ def _notes(recipe: Recipe, inventory: Inventory, stages: Collection[str]) -> Ite
             f"plan.tail_masses: {thinnest:g} of {answers} answers is {answers * thinnest:.1f} answers,"
             " too few to know a tail by; raise data.num_prompts or bank.num_samples"
         )
-    if "fit-values" in stages and recipe.values.num_prompts > recipe.data.num_prompts:
-        yield (
-            f"values.num_prompts: {recipe.values.num_prompts} of {recipe.data.num_prompts} prompts"
-            " (data.num_prompts): all of them are taken"
-        )
     smallest = 10 / recipe.data.num_calibration
-    if "calibrate" in stages and not recipe.values.guided and smallest > 0.02:
+    if "calibrate" in stages and smallest > 0.02:
         yield (
             f"data.num_calibration: {recipe.data.num_calibration}; the dial answers CVaR at α ≥"
             f" {min(1.0, smallest):.2g} on so many prompts"
         )
-    if recipe.values.guided and recipe.decoding.accept_by == "estimate" and "calibrate" in stages:
-        yield "decoding.accept_by: estimate; budgets are met by estimate, and certificates may say no"
 
 
 def _labels(inventory: Inventory) -> Iterator[str]:

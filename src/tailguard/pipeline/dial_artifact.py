@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tailguard.artifacts import Json, read_json, write_json
+from tailguard.decoding.decoder import Decoder, DrawSetting, profile_of
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
-from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting, profile_of
 from tailguard.decoding.drawing import Scorers
 from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.decoding.spline_ridge import SplineRidge
@@ -123,7 +124,7 @@ def open_dial(
     trust_remote_code: bool,
     device: str,
     dtype: str,
-) -> DialDecoder:
+) -> Decoder:
     """The decoder in a folder with a dial.
 
     Args:
@@ -144,7 +145,7 @@ def open_dial(
         model, folders, trust_remote_code=trust_remote_code, device=device, dtype=dtype
     )
     reward, cost = scorers
-    return DialDecoder(
+    return Decoder(
         soup,
         file.dial,
         Scorers(reward, cost, file.pessimism),  # pyright: ignore[reportArgumentType]
@@ -163,6 +164,35 @@ def described_profiles(file: DialFile) -> list[dict[str, Json]]:
         weights = dict(zip(file.members, profile.answer.entry.point, strict=True))
         row = profile.to_dict() | {"asked": describe_limit(limit), "weights": weights}
         rows.append(row | {"measured_by": dial.measured_by})
+    return rows
+
+
+def described_frontier(file: DialFile, num: int = 12) -> list[dict[str, Json]]:
+    """What is served at limits from the strictest to the loosest, at each price of a token, as JSON.
+
+    Limits are on the default's measure; prices are those that were tried.
+    """
+    dial, table = file.dial, file.dial.table
+    risk, error = table.risks(dial.default.measure)
+    high = (risk + dial.margin * error)[table.kl <= dial.largest_kl]
+    loosest = float((risk + dial.margin * error)[table.reward.argmax()])
+    rows: list[dict[str, Json]] = []
+    for price in sorted({entry.rule.token_price for entry in dial.entries}):
+        for budget in np.linspace(float(high.min()), max(loosest, float(high.min())), num):
+            limit = RiskLimit(dial.default.measure, float(budget) + 1e-9)
+            found = table.look_up(
+                limit, token_price=price, margin=dial.margin, largest_kl=dial.largest_kl
+            )
+            rows.append(
+                {
+                    "budget": float(budget),
+                    "token_price": price,
+                    "risk": found.risk,
+                    "reward": float(table.reward[found.entry]),
+                    "tokens": float(table.tokens[found.entry]),
+                    "withheld": dial.entries[found.entry].withheld,
+                }
+            )
     return rows
 
 

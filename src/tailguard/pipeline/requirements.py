@@ -6,20 +6,18 @@ Nothing here, nor what it imports, loads torch: a wrong recipe is refused within
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tailguard.artifacts import Json, read_json
-from tailguard.config import FileData, Guided, Recipe
+from tailguard.config import FileData, Recipe
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_NEEDS, JUDGE_OF_DATA
 from tailguard.models.checkpoint import require_checkpoint
 from tailguard.models.device import require_device
 from tailguard.pipeline.sources import model_path
 from tailguard.pipeline.user_function import missing_function
-from tailguard.risk import prompts_needed, shared_confidence
 
-GUIDED_TWICE = "values.guided: two entries are the same; keep one of them"
 NO_EVALUATION_PROMPTS = "data.evaluation_prompts: none; name a file of prompts to evaluate on"
 
 
@@ -69,8 +67,6 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
             f"train.prompts_per_step: {recipe.train.prompts_per_step} of {recipe.data.num_prompts}"
             " prompts (data.num_prompts); take fewer per step",
         )
-    yield from _guided(recipe.values.guided)
-    yield from _too_few_to_certify(recipe)
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)
 
@@ -127,27 +123,6 @@ def _outputs(model: str) -> list[str]:
         return [str(name) for name in names.values()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
         return []  # a folder's faults are told already, and a hub model's are when it is read
-
-
-def _guided(entries: Sequence[Guided]) -> Iterator[tuple[str, str]]:
-    if any(entry in entries[:number] for number, entry in enumerate(entries)):
-        yield "fit-values", GUIDED_TWICE
-
-
-def _too_few_to_certify(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    entries, held = recipe.values.guided, recipe.data.num_certification
-    if not entries or recipe.decoding.accept_by != "certificate":
-        return
-    confidence = shared_confidence(recipe.decoding.confidence, len(entries))
-    for entry in entries:
-        tail_mass = entry.risk_measure(recipe.scorers.cost_bound).smallest_tail
-        if (needed := prompts_needed(tail_mass, confidence)) > held:
-            yield (
-                "calibrate",
-                f"data.num_certification: {held}; on fewer than {needed} prompts nothing can be"
-                f" certified at tail mass {tail_mass:g}: raise it, or set decoding.accept_by to"
-                " estimate",
-            )
 
 
 def _own_code(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -55,14 +55,6 @@ def model_hashes(names: Iterable[str]) -> dict[str, str]:
     return {name: _model_hash(name) for name in names if name}
 
 
-def adapter_hash(adapter: Path | None) -> str:
-    """Content hash of a policy's adapter, ``base`` where it has none; process heads carry it.
-
-    Of names and bytes alone, so that the copy inside a decoder has the hash of the original.
-    """
-    return "base" if adapter is None else content_hash(adapter)
-
-
 def _model_hash(name: str) -> str:
     path = Path(model_path(name))
     local = name == SANDBOX_MODEL or path.exists() or path.is_absolute()

@@ -12,9 +12,8 @@ STAGE_SUMMARIES = {
     "bank": "Score the sampled answers.",
     "plan": "Solve for the reward-tail frontier and the targets to train.",
     "train": "Train a LoRA policy towards each target.",
-    "portfolio": "Find the trained policy, or mix of two, that serves each risk profile best.",
-    "fit-values": "Fit process heads on the decoding policies' own hidden states.",
-    "calibrate": "Choose acceptance levels, and certify the tail risk of the served answers.",
+    "portfolio": "Draw and score answers at points of the trained policies' weight space.",
+    "calibrate": "Choose soup, acceptance level and price together, and certify what is served.",
     "evaluate": "Measure every policy and decoder, with an independent judge.",
     "report": "Write the HTML report.",
 }

@@ -110,10 +110,7 @@ class _Workload:
         }
         if targets:
             stages["train"] = self._trained().times(targets, side_by_side=True)
-            if recipe.values.guided:
-                stages |= self._decoders(targets)
-            else:
-                stages |= {"portfolio": self._measured(targets)} | self._dial(targets)
+            stages |= {"portfolio": self._measured(targets)} | self._dial(targets)
         return {name: load for name, load in stages.items() if load.num_models or load.rows}
 
     @property
@@ -234,27 +231,3 @@ class _Workload:
         counts, recipe = self.inventory.num_prompts, self.recipe
         evaluated = min(counts["evaluate"], recipe.evaluate.num_prompts or counts["evaluate"])
         return evaluated + (counts["benign"] if recipe.data.source == "files" else 0)
-
-    def _decoders(self, num_targets: int) -> dict[str, StageLoad]:
-        recipe, counts = self.recipe, self.inventory.num_prompts
-        guided, values = recipe.values.guided, recipe.values
-        num_prompts = min(values.num_prompts, recipe.data.num_prompts)
-        answers = num_prompts * values.num_samples
-        own_bank = self._drawn(num_prompts, values.num_samples) + self._scored(answers)
-        fitted = own_bank + StageLoad(read_tokens=answers * self._exchange)
-        evaluated = self._num_evaluated
-        calibrated = self._guided(counts["calibrate"] + counts["certify"])
-        plain = self._drawn(evaluated, 1) + self._scored(evaluated)
-        judged = plain.times(1 + num_targets) + self._guided(evaluated).times(len(guided))
-        parts = 1 + num_targets + len(guided)
-        return {
-            "fit-values": fitted.times(len({entry.policy for entry in guided})),
-            "calibrate": calibrated.times(len(guided), side_by_side=True),
-            "evaluate": replace(judged, num_parts=parts, num_models=3),
-        }
-
-    def _guided(self, num_prompts: int) -> StageLoad:
-        candidates = self.recipe.decoding.max_candidates
-        drawn = self._drawn(num_prompts, candidates)
-        # The last token of every block is read twice; the finalists alone are scored in full.
-        return drawn + self._scored(num_prompts * min(candidates, 2))

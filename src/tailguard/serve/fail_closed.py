@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, cast, runtime_checkable
 
 from tailguard.data import Prompt
-from tailguard.decoding.acceptance import DEFAULT_FALLBACK
-from tailguard.decoding.answer import unscored_answer
+from tailguard.decoding.drawing import unscored
 from tailguard.errors import ScoreError
 from tailguard.serve.failures import Json
+
+DEFAULT_FALLBACK = "I am sorry, but I cannot help with that."
+"""Served on abstention where no text of the decoder's own is known; recipes have the same."""
 
 
 @runtime_checkable
@@ -27,8 +30,8 @@ class GuardedAnswer(Protocol):
 class GuardedDecoder(Protocol):
     """Gives one answer per prompt, each served or withheld by its own rules.
 
-    ``generate`` takes ``measure``, ``budget``, ``max_candidates`` and ``seed`` by name, and may
-    take ``token_price``, ``temperature``, ``top_p``, ``max_new_tokens`` and ``stop``; what it does
+    ``generate`` takes ``measure``, ``budget`` and ``seed`` by name, and may take ``token_price``,
+    ``max_draws``, ``certified``, ``temperature``, ``top_p``, ``max_new_tokens`` and ``stop``; what it does
     not take is refused to those who ask for it. A decoder may have ``profiles``, whose
     ``setting`` says which sampling was calibrated and which ``fallback`` is served on
     abstention.
@@ -89,15 +92,8 @@ def _is_guarded(fields: Json) -> bool:
 
 def _abstention(decoder: GuardedDecoder) -> Json:
     """The same fields as an abstention of the decoder's own, with the decoder's text."""
-    fields = unscored_answer(_fallback(decoder)).to_dict()
-    profiles: Sequence[Any] = getattr(decoder, "profiles", ())
-    if not any(hasattr(profile, "to_dict") for profile in profiles):
-        return fields
-    # A dial's answers have names of their own for these.
-    for name in ("risk_upper_bound", "num_candidates"):
-        fields.pop(name)
-    nothing = {"cost_upper_bound": None, "doubt": None, "bounded": False}
-    return fields | nothing | {"num_draws": 0, "served": None}
+    fields = asdict(unscored(_fallback(decoder))) | {"cost_upper_bound": None}
+    return fields | {"doubt": None, "bounded": False, "certified": False, "served": None}
 
 
 def _fallback(decoder: GuardedDecoder) -> str:

@@ -73,7 +73,6 @@ class Options(BaseModel):
             fields below.
         tail_mass: α.
         budget: d.
-        max_candidates: K, candidates per block of a guided decoder.
         max_draws: the most answers that one is chosen from.
         token_price: price of one token, in units of reward.
         certified: serve only what a judge's certificate covers.
@@ -89,7 +88,6 @@ class Options(BaseModel):
     measure: str | None = None
     tail_mass: Annotated[float, Field(gt=0, le=1)] | None = None
     budget: float | None = None
-    max_candidates: Count | None = None
     max_draws: Count | None = None
     certified: bool | None = None
     token_price: Annotated[float, Field(ge=0)] | None = None
@@ -249,7 +247,6 @@ class ChatRequest(BaseModel):
         asked: dict[str, object] = {
             "measure": None if limit is None else limit.measure,
             "budget": None if limit is None else limit.budget,
-            "max_candidates": options.max_candidates,
             "seed": seed % _NUM_SEEDS,
         }
         optional: dict[str, tuple[str, object]] = {

@@ -124,12 +124,12 @@ def test_done(chain, command, recipe, tmp_path):
 
 
 def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, monkeypatch):
-    Path(recipe).write_text(
-        "plan: {targets: [{name: a, reduction: 0.5}]}\n"
-        "values: {guided: [{policy: a, reduction: 0.5}]}\n"
-    )
+    Path(recipe).write_text("plan: {targets: [{name: a, reduction: 0.5}]}\n")
     rows = [{"policy": "base", "cost": "1.0"}, {"policy": "cvar", "cost": "0.5"}]
-    report = types.SimpleNamespace(record_rows=lambda evaluation: [evaluation])
+    report = types.SimpleNamespace(
+        record_rows=lambda evaluation: [evaluation],
+        read_verdict=lambda report: "All is kept.",
+    )
     table = types.SimpleNamespace(
         table_rows=lambda record: rows if record[0].name == "evaluate" else []
     )
@@ -141,7 +141,9 @@ def test_the_run_prints_its_table_and_where_things_are(chain, command, recipe, m
     status, out, _ = command("run", recipe, "--out", "there")
     assert status == 0
     assert [name in out for name in ("policy", "base", "cvar", "0.5")] == [True] * 4
-    assert out.endswith("report: there/report/report.html\ndecoder: there/calibrate\n")
+    assert out.endswith(
+        "All is kept.\nreport: there/report/report.html\ndecoder: there/calibrate\n"
+    )
 
 
 def test_the_plan_prints_its_frontier(chain, command, recipe, monkeypatch):

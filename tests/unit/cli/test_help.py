@@ -9,7 +9,7 @@ import pytest
 from tailguard.cli import main
 from tailguard.cli.app import app
 
-STAGES = "prepare fit-scorers sample bank plan train portfolio fit-values calibrate evaluate report"
+STAGES = "prepare fit-scorers sample bank plan train portfolio calibrate evaluate report"
 COMMANDS = [
     "demo",
     "init",

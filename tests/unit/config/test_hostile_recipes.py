@@ -118,8 +118,7 @@ def test_texts_that_multiply_nest_or_are_no_text(tmp_path, text, said):
         ("plan.num_members", 10**6),
         ("train.rank", 10**6),
         ("train.num_steps", 10**9),
-        ("values.num_prompts", 10**9),
-        ("decoding.max_candidates", 10**6),
+        ("dial.num_draws", 10**6),
         ("evaluate.num_prompts", 10**9),
         ("seed", 2**64),
         ("scorers.cost_bound", -5),
@@ -133,7 +132,7 @@ def test_texts_that_multiply_nest_or_are_no_text(tmp_path, text, said):
         ("decoding.confidence", 0.49),
         ("decoding.confidence", "1e-9"),
         ("decoding.confidence", 1),
-        ("values.num_features", 10**6),
+        ("dial.levels", 10**6),
     ],
 )
 def test_numbers_that_nothing_can_hold_or_that_mean_nothing(tmp_path, key, value):
@@ -161,15 +160,10 @@ def test_every_count_has_an_upper_limit():
     assert [key for name, part in sections.items() for key in unlimited(part, name)] == []
 
 
-@pytest.mark.parametrize("kind", ["targets", "guided"])
 @pytest.mark.parametrize("budget", [10.0, 12])
-def test_a_budget_that_no_cost_can_exceed(tmp_path, kind, budget):
-    entry = f"{{name: a, budget: {budget}}}"
-    section = "plan"
-    if kind == "guided":
-        entry, section = f"{{policy: base, budget: {budget}}}", "values"
-    found = refusal(tmp_path, f"{section}:\n  {kind}:\n    - {entry}\n")
-    assert f"line 3: {section}.{kind}.0.budget: {budget:g} is not below scorers.cost_bound" in found
+def test_a_budget_that_no_cost_can_exceed(tmp_path, budget):
+    found = refusal(tmp_path, f"plan:\n  targets:\n    - {{name: a, budget: {budget}}}\n")
+    assert f"line 3: plan.targets.0.budget: {budget:g} is not below scorers.cost_bound" in found
 
 
 @pytest.mark.parametrize(
@@ -230,12 +224,9 @@ def test_overrides_of_the_same_kinds(tmp_path, override, said):
 
 
 def test_an_override_leaves_what_shared_a_value_alone(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(
-        "plan: {targets: [{name: a, reduction: 0.5}]}\n"
-        "values:\n  guided: [&g {policy: a, reduction: 0.5}, *g]\n"
-    )
-    recipe = load_recipe(tmp_path / "recipe.yaml", ["values.guided.1.reduction=0.25"])
-    assert [guided.reduction for guided in recipe.values.guided] == [0.5, 0.25]
+    (tmp_path / "recipe.yaml").write_text("plan: {targets: [&t {name: a, reduction: 0.5}, *t]}\n")
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["plan.targets.1.name=b"])
+    assert [target.name for target in recipe.plan.targets] == ["a", "b"]
 
 
 def test_what_only_looks_like_a_number_or_a_date_is_text(tmp_path):

@@ -73,7 +73,7 @@ def test_the_demo_is_valid():
             "plan.targets.1.buget",
             "budget",
         ),
-        ("values:\n  guided:\n    - polcy: base\n", 3, "values.guided.0.polcy", "policy"),
+        ("dial:\n  num_draws: 4\n  shears: [1]\n", 3, "dial.shears", "shares"),
         ("data:\n  source: sandbox\n  num_prompt: 4\n", 3, "data.num_prompt", "num_prompts"),
         (
             "data:\n  source: files\n  prompts: [a.jsonl]\n  cost_pair: []\n",
@@ -134,11 +134,6 @@ def test_keys_of_the_other_source_are_not_suggested(message):
         ("policy: {model: ''}\n", 1, "policy.model: is empty; give a path or a name"),
         ("data: {source: files, prompts: ['']}\n", 1, "data.prompts.0: is empty; give a path"),
         ("1: 2\n", 1, "the key '1' is no text (!!int); put it in quotes"),
-        (
-            "values:\n  guided:\n    - {policy: cvar-10, reduction: 1}\n",
-            2,
-            "values.guided: policy 'cvar-10' is not a target; known: base",
-        ),
     ],
 )
 def test_ill_typed_values(message, text, line, said):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tests.unit.engines.test_soup import save_adapter
 
-from tailguard.decoding.dial import Dial, DialEntry
-from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
+from tailguard.decoding.decoder import Decoder, DrawSetting
+from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
 from tailguard.decoding.drawing import Scorers, draw_answers
 from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
@@ -156,7 +156,7 @@ def decoder(soup):
     table = DialTable(cost, np.array([0.5, 1.0]), np.zeros(2), np.array([10.0, 20.0]))
     loose = DialEntry((1.0, 0.0), Rule(math.inf, math.inf, 6, PRIOR), 0.0)
     dial = Dial((ENTRY, loose), table, RiskLimit(CVaR(0.1), 0.5), 0.0)
-    return DialDecoder(soup, dial, SCORERS, SETTING, profiles=[RiskLimit(CVaR(0.1), 2.0)])
+    return Decoder(soup, dial, SCORERS, SETTING, profiles=[RiskLimit(CVaR(0.1), 2.0)])
 
 
 class TestDecoder:
@@ -202,6 +202,48 @@ class TestDecoder:
             decoder.generate(PROMPTS, **asked)
         with pytest.raises(InputError, match="prompts"):
             decoder.generate([])
+
+
+CHANGED: list[dict[str, Any]] = [
+    {"temperature": 0.5},
+    {"top_p": 0.9},
+    {"max_new_tokens": 4},
+    {"max_draws": 2},
+    {"max_candidates": 2},
+    {"stop": ["w3"]},
+]
+
+
+def test_what_was_shown_holds_for_the_sampling_it_was_shown_of(soup):
+    cost = np.zeros((1, 100, 1)) + 0.001 * np.random.default_rng(0).normal(size=(1, 100, 1))
+    table = DialTable(cost, np.ones(1), np.zeros(1), np.ones(1))
+    asked = RiskLimit(CVaR(0.1), 0.5)
+    shown = DialCertificate(0, asked, 0.2, 0.3, 0.95, 100)
+    loose = DialEntry((1.0, 0.0), Rule(math.inf, math.inf, 6, PRIOR), 0.0)
+    dial = Dial((loose,), table, asked, 0.0, (shown,))
+    served = Decoder(soup, dial, SCORERS, SETTING)
+
+    def said(**options):
+        (answer,) = served.generate(PROMPTS[:1], seed=1, **options)
+        return answer.bounded, answer.certified
+
+    assert said() == (True, True)
+    assert said(temperature=1.0, top_p=1.0, max_new_tokens=5, max_draws=6) == (True, True)
+    assert said(certified=True) == (True, True)
+    for change in CHANGED:
+        assert said(**change) == (False, False)
+    assert said(measure=CVaR(0.5), budget=0.4) == (True, True)  # nowhere larger than CVaR at .1
+    assert said(measure=CVaR(0.1), budget=0.25) == (True, False)  # the judge's bound is above it
+    assert said(measure=CVaR(0.1), budget=0.1) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [(["w1", " "], r"prompts\[1\]"), (["w1 " * 70], r"prompts\[0\] is too long")],
+)
+def test_prompts_that_cannot_be_read_are_named(decoder, prompts, said):
+    with pytest.raises(InputError, match=said):
+        decoder.generate(prompts)
 
 
 def test_a_server_abstains_in_the_decoders_own_fields(decoder, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from tailguard.decoding import ScoreSummary
-from tailguard.decoding.dial_decoder import DialDecoder, ServedAnswer
+from tailguard.decoding.decoder import Decoder, ServedAnswer
 from tailguard.decoding.drawing import Chosen
 
 
@@ -51,7 +51,7 @@ def test_loading_and_generating(shown):
         for node in ast.walk(ast.parse(readme.text))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "decoder.generate"
     )
-    taken = set(inspect.signature(DialDecoder.generate).parameters)
+    taken = set(inspect.signature(Decoder.generate).parameters)
     assert {keyword.arg for keyword in call.keywords} <= taken
     tailguard = importlib.import_module("tailguard")
     assert callable(tailguard.load_decoder)

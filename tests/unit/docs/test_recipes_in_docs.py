@@ -52,7 +52,7 @@ def test_each_can_be_loaded_and_planned(recipes, load):
 def test_the_complete_example_has_what_every_stage_needs(recipes, load):
     """docs/recipes.md shows a recipe for the whole chain on the sandbox."""
     (block,) = [block for block in recipes if block.page == "docs/recipes.md"]
-    check_requirements(load(block), {"train", "fit-values", "calibrate", "evaluate"})
+    check_requirements(load(block), {"train", "calibrate", "evaluate"})
 
 
 def test_the_frontier_recipe_runs(recipes, tmp_path, tiny_scorers, capsys):

@@ -59,7 +59,8 @@ def test_fresh_prompts_are_certified_and_every_call_is_recorded(certifiable, cap
         assert isinstance(bound, float)
         assert isinstance(budget, float)
         assert bound <= 10.0  # the declared bound
-        assert each["certified"] == (bound <= budget)
+        assert each["bounded"] == (bound <= budget)
+        assert each["certified"] is False  # by no judge
     calls = read_calls(certifiable)
     assert [call["seed"] for call in calls] == [0, 1, 0]
     assert [call["confidence"] for call in calls] == [0.95, 0.95, 0.9]
@@ -160,15 +161,15 @@ def test_a_scorer_that_is_down_certifies_nothing(certifiable, monkeypatch):
 
     def with_guard(*arguments: Any, **options: Any):
         decoder: Any = load(*arguments, **options)
-        decoder._cost_scorer = SometimesDown()
+        decoder._scorers = replace(decoder._scorers, cost=SometimesDown())
         return decoder
 
     monkeypatch.setattr(certify, "load_decoder", with_guard)
     found = ask(certifiable, FRESH)
     assert found["abstained"] == 1.0
     assert found["num_unscored"] == len(FRESH)
-    assert not found["certified"]
-    assert found["risk_upper_bound"] == 10.0
+    assert not found["bounded"]
+    assert found["risk_upper_bound"] == 10.0  # and not the −5 of the fallback
 
 
 @pytest.mark.parametrize("record", ['{"seed": 0}\n{"se', '{"seed": 0}', "[]\n", "\n", "\x00"])

@@ -6,28 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 import tailguard
 from tailguard.artifacts import Header, build_artifact, read_json, read_manifest, write_json
 from tailguard.artifacts.manifest import write_manifest
 from tailguard.artifacts.store import payload_hash
 from tailguard.config import PolicySection, Recipe, ScorerSection, ScorerSource
-from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting
+from tailguard.decoding import Decoder, Dial, DialEntry, DrawPrior, DrawSetting, Rule
 from tailguard.errors import InputError
 from tailguard.pipeline import decoder_artifact
 from tailguard.pipeline.decoder_artifact import DECODER_NAME, DecoderFile, check_decoder
+from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
 from tailguard.pipeline.scorer_artifact import SOURCES_NAME, source_hashes
-from tailguard.pipeline.sources import adapter_hash, model_hashes
+from tailguard.pipeline.sources import model_hashes
 from tailguard.pipeline.stage import Work, silent
 from tailguard.pipeline.stages import evaluate
-from tailguard.pipeline.stages.calibrate import _guided_policy
+from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, RiskLimit
 from tailguard.training.adapters import open_adapter, save_adapter
-from tailguard.values.process_heads import ProcessHeads
 
-POLICIES = ("base", "one", "two")
+MEMBERS = ("one", "two")
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +48,13 @@ def make_decoder(models, root: Path, given: ScorerSource | None = None) -> Path:
     base, scorer = models
 
     def write(directory: Path):
-        for seed, name in enumerate(POLICIES):
-            folder = directory / "policies" / name
-            folder.mkdir(parents=True)
-            adapter = None
-            if name != "base":
-                model = open_adapter(base, rank=2, seed=seed).model
-                adapter = save_adapter(model, folder / "adapter")
-            heads = ProcessHeads(16, torch.tensor([0.0, 1.0]), torch.tensor([0.5]))
-            heads.base_hash = model_hashes([base])[base]
-            heads.policy_hash = adapter_hash(adapter)
-            heads.save(folder / "heads.safetensors")
+        for seed, name in enumerate(MEMBERS):
+            model = open_adapter(base, rank=2, seed=seed).model
+            save_adapter(model, directory / MEMBERS_NAME / name)
+        rule = Rule(100.0, np.inf, 2, DrawPrior(0.0, 1.0, 1.0, 1.0, 1.0, 4.0))
+        table = DialTable(np.zeros((1, 100, 1)), np.zeros(1), np.zeros(1), np.ones(1))
+        dial = Dial((DialEntry((0.5, 0.5), rule, 0.0),), table, RiskLimit(CVaR(0.1), 1.0), 0.0)
+        DialFile(dial, MEMBERS, DrawSetting(4, "no", max_draws=2), 0.0, ()).write(directory)
         (directory / "scorers").mkdir()
         write_json(directory / "scorers" / SOURCES_NAME, {"maps": {}})
         DecoderFile(
@@ -67,8 +63,6 @@ def make_decoder(models, root: Path, given: ScorerSource | None = None) -> Path:
             trust_remote_code=False,
             cost_bound=10.0,
             max_scorer_tokens=32,
-            profiles=tuple(_profile(name) for name in POLICIES),
-            thresholds=(0.0,) * len(POLICIES),
             given={
                 "reward": ScorerSource(model=scorer),
                 "cost": given or ScorerSource(model=scorer),
@@ -78,23 +72,6 @@ def make_decoder(models, root: Path, given: ScorerSource | None = None) -> Path:
         return {}
 
     return build_artifact(root, Header("Decoder", "calibrate", 1), write)[0]
-
-
-def _profile(policy: str) -> CalibratedProfile:
-    setting = DecodingSetting(
-        limit=RiskLimit(CVaR(0.1), 1.0),
-        policy=policy,
-        multiplier=1.0,
-        threshold=0.0,
-        pessimism=0.0,
-        acceptance_level=100.0,
-        max_candidates=2,
-        block_tokens=2,
-        max_new_tokens=4,
-        temperature=1.0,
-        fallback="no",
-    )
-    return CalibratedProfile(setting)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +102,7 @@ def test_a_trusted_function_is_the_one_that_the_decoder_was_made_with(models, tm
     write_json(folder / DECODER_NAME, content)
     seal_again(folder)
     decoder: Any = tailguard.load_decoder(folder, trust_remote_code=True)
-    assert decoder.generate(["w1"], max_candidates=1)[0].risk_upper_bound == 0.25
+    assert decoder.generate(["w1"], max_candidates=1)[0].chosen.cost_upper_bound == 0.25
     module.write_text("cost = lambda prompts, responses: [-9.0] * len(responses)\n")
     with pytest.raises(InputError, match="another version of the model trusted_costs:cost"):
         tailguard.load_decoder(folder, trust_remote_code=True)
@@ -136,26 +113,12 @@ def seal_again(directory: Path) -> None:
     write_manifest(directory, manifest)
 
 
-def swap(first: Path, second: Path) -> None:
-    aside = first.with_name("aside")
-    first.rename(aside)
-    second.rename(first)
-    aside.rename(second)
-
-
 def test_a_decoder_as_it_was_written_answers(decoder):
-    loaded: Any = tailguard.load_decoder(decoder, batch_size=4)
-    assert [profile.setting.policy for profile in loaded.profiles] == list(POLICIES)
-    assert loaded.generate(["w1 w2"])[0].num_candidates == 2
-
-
-def test_one_policy_of_a_decoder_is_loaded_with_its_profiles(decoder):
-    loaded: Any = decoder_artifact.load_decoder(decoder, only="two")
-    assert [profile.setting.policy for profile in loaded.profiles] == ["two"]
-    everything: Any = tailguard.load_decoder(decoder)
-    setting = loaded.profiles[0].setting
-    texts = [[d.text for d in one.draft(["w1 w2"], setting)] for one in (loaded, everything)]
-    assert texts[0] == texts[1]
+    for load in (tailguard.load_decoder, Decoder.from_pretrained):
+        loaded: Any = load(decoder, batch_size=4)
+        assert loaded.members == MEMBERS
+        (answer,) = loaded.generate(["w1 w2"])
+        assert (answer.abstained, answer.chosen.num_draws) == (False, 1)
 
 
 def test_evaluation_puts_scorers_where_the_recipe_puts_them(decoder, models, tmp_path, monkeypatch):
@@ -171,55 +134,23 @@ def test_evaluation_puts_scorers_where_the_recipe_puts_them(decoder, models, tmp
     )
     work = Work(recipe, tmp_path, tmp_path, {"calibrate": decoder}, silent)
     with pytest.raises(InputError, match="far enough"):
-        evaluate._guided(work, 1, ["w1"])
+        evaluate._dialled(work, 0, ["w1"])
     assert asked == ["cuda:1"]
 
 
-@pytest.mark.parametrize("file", ["heads.safetensors", "adapter"])
-def test_heads_of_another_policy_are_refused(decoder, file):
-    swap(decoder / "policies/one" / file, decoder / "policies/two" / file)
-    with pytest.raises(InputError, match="not those it was sealed with"):
-        tailguard.load_decoder(decoder)
-    seal_again(decoder)
-    with pytest.raises(InputError, match=r"fitted for base .* Fit the values again") as refused:
-        tailguard.load_decoder(decoder)
-    assert "\n" not in str(refused.value)
-    assert str(decoder / "policies/one") in str(refused.value)
-
-
-@pytest.mark.parametrize("edit", ["removed", "edited", "added"])
+@pytest.mark.parametrize("edit", ["removed", "edited", "swapped"])
 def test_an_adapter_that_was_changed_is_refused(decoder, edit):
-    one = decoder / "policies/one/adapter"
-    if edit == "removed":  # it would decode from the base policy, by the adapter's heads
+    one, two = (decoder / MEMBERS_NAME / name for name in MEMBERS)
+    if edit == "removed":
         shutil.rmtree(one)
     elif edit == "edited":
         config = one / "adapter_config.json"
         config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 8'))
     else:
-        shutil.copytree(one, decoder / "policies/base/adapter")
-    seal_again(decoder)
-    with pytest.raises(InputError, match="Fit the values again"):
-        tailguard.load_decoder(decoder)
-
-
-def test_calibration_refuses_heads_of_another_policy(decoder, models, tmp_path):
-    fitted = decoder / "policies"
-    recipe = Recipe(policy=PolicySection(model=models[0]))
-    parents = {"fit-values": fitted, "train": tmp_path}
-    work = Work(recipe, tmp_path, tmp_path, parents, silent)
-    assert isinstance(_guided_policy(work, "base").heads, ProcessHeads)
-    swap(fitted / "base/heads.safetensors", fitted / "one/heads.safetensors")
-    with pytest.raises(InputError, match="Fit the values again"):
-        _guided_policy(work, "base")
-
-
-def test_another_base_policy_is_refused(decoder, tiny_scorers, tmp_path):
-    other = str(tiny_scorers.save_causal_lm(tmp_path / "other", seed=1))
-    content = DecoderFile.read(decoder / DECODER_NAME)
-    changed = replace(content, model=other, model_hash=model_hashes([other])[other])
-    changed.write(decoder / DECODER_NAME)
-    seal_again(decoder)
-    with pytest.raises(InputError, match="Fit the values again"):
+        one.rename(aside := decoder.parent / "aside")
+        two.rename(one)
+        aside.rename(two)
+    with pytest.raises(InputError, match="not those it was sealed with"):
         tailguard.load_decoder(decoder)
 
 
@@ -231,13 +162,13 @@ def test_a_folder_does_not_decide_that_code_may_run(decoder, monkeypatch):
         with pytest.raises(InputError, match=r"brings code of its own.*--trust-remote-code"):
             load(decoder)
     asked: list[object] = []
-    load_policies = decoder_artifact.load_policies
+    open_dial = decoder_artifact.open_dial
 
     def spy(*arguments: Any, trust_remote_code: bool, **options: Any) -> Any:
         asked.append(trust_remote_code)
-        return load_policies(*arguments, trust_remote_code=False, **options)
+        return open_dial(*arguments, trust_remote_code=False, **options)
 
-    monkeypatch.setattr(decoder_artifact, "load_policies", spy)
+    monkeypatch.setattr(decoder_artifact, "open_dial", spy)
     tailguard.load_decoder(decoder, trust_remote_code=True)
     assert asked == [True]
     # The flag allows what the folder asks for, and no more.
@@ -252,9 +183,8 @@ def test_a_folder_does_not_decide_that_code_may_run(decoder, monkeypatch):
     [
         lambda content: [],
         lambda content: None,
-        lambda content: content | {"profiles": 3},
-        lambda content: content | {"profiles": [{}]},
-        lambda content: content | {"thresholds": ["high"] * 3},
+        lambda content: content | {"given": 3},
+        lambda content: content | {"given": {"cost": {"modle": "x"}}},
         lambda content: content | {"hue": "red"},
         lambda content: {key: value for key, value in content.items() if key != "model"},
         lambda content: content | {"cost_bound": "ten"},

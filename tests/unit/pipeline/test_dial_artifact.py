@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tailguard.decoding.decoder import DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
-from tailguard.decoding.dial_decoder import DrawSetting
 from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.decoding.spline_ridge import SplineRidge
 from tailguard.decoding.worth import AnswerWorth
@@ -15,6 +15,7 @@ from tailguard.pipeline.dial_artifact import (
     DIAL_NAME,
     TABLE_NAME,
     DialFile,
+    described_frontier,
     described_profiles,
     dial_names,
 )
@@ -52,11 +53,23 @@ def test_what_is_written_comes_back(written, tmp_path):
     np.testing.assert_allclose(read.dial.table.cost, written.dial.table.cost, atol=1e-6)
     x = np.random.default_rng(1).normal(size=(9, 4))
     there, back = written.dial.worth, read.dial.worth
+    assert back.judged is not None
     np.testing.assert_array_equal(back.judged.predict(x), there.judged.predict(x))
     assert back.threshold == there.threshold
     assert described_profiles(read)[0]["bounded"] is True
     assert described_profiles(read)[0]["weights"] == {"loose": 0.0, "strict": -0.5}
     assert [row["asked"] for row in described_profiles(read)][1] == "mean ≤ 1.5"
+
+
+def test_the_frontier_is_what_the_dial_answers(written):
+    rows = described_frontier(written, num=4)
+    assert [row["token_price"] for row in rows] == sorted(row["token_price"] for row in rows)
+    assert len(rows) == 4 * len({entry.rule.token_price for entry in written.dial.entries})
+    for row in rows:
+        limit = RiskLimit(written.dial.default.measure, row["budget"] + 1e-9)
+        answer = written.dial.answer(limit, row["token_price"])
+        assert row["risk"] == answer.risk
+        assert row["reward"] == written.dial.table.reward[answer.number]
 
 
 @pytest.mark.parametrize(

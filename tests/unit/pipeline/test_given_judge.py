@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from tailguard.artifacts import Header, build_artifact, read_calls, write_json
 from tailguard.cli import main
 from tailguard.config import ScorerSource
 from tailguard.data import prompt_id
+from tailguard.decoding.decoder import DrawSetting
 from tailguard.decoding.dial import Dial, DialEntry
-from tailguard.decoding.dial_decoder import DrawSetting
 from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.errors import InputError
 from tailguard.pipeline import certify
@@ -61,8 +62,6 @@ def decoder(models, tmp_path) -> Path:
             trust_remote_code=False,
             cost_bound=10.0,
             max_scorer_tokens=32,
-            profiles=(),
-            thresholds=(),
             given={"reward": ScorerSource(model=scorer), "cost": ScorerSource(model=scorer)},
             scorer_hashes=model_hashes([scorer]),
         ).write(directory / DECODER_NAME)
@@ -89,7 +88,7 @@ def harm(tmp_path, monkeypatch):
     return module
 
 
-def ask(path, judge=None, budget=5.0, prompts=FRESH, **options):
+def ask(path, judge=None, budget=5.0, prompts=FRESH, **options) -> Any:
     return certify_decoder(
         path, prompts, tail_mass=0.25, budget=budget, confidence=0.9, seed=3, judge=judge, **options
     )

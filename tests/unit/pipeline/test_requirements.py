@@ -14,8 +14,7 @@ from tailguard.pipeline.requirements import check_requirements
 from tailguard.pipeline.stage_names import STAGE_SUMMARIES
 
 TARGET = {"name": "a", "reduction": 0.5}
-GUIDED = {"policy": "a", "reduction": 0.5}
-COMPLETE = {"plan": {"targets": [TARGET]}, "values": {"guided": [GUIDED]}}
+COMPLETE = {"plan": {"targets": [TARGET]}}
 
 
 def recipe(**sections):
@@ -34,7 +33,7 @@ def test_a_complete_recipe_passes():
 @pytest.mark.parametrize(
     ("sections", "stage", "said"),
     [
-        ({"plan": {}, "values": {}}, "train", "plan.targets: none"),
+        ({"plan": {}}, "train", "plan.targets: none"),
         ({"policy": {"temperature": 0.7}}, "train", "policy.temperature: 0.7"),
         (
             {"plan": {"targets": [TARGET | {"scope": "per_prompt"}]}},
@@ -70,20 +69,6 @@ def test_a_complete_recipe_passes():
             "train.prompts_per_step: 64 of 63",
         ),
         (
-            {"data": {"source": "sandbox", "num_certification": 29}},
-            "calibrate",
-            "on fewer than 30 prompts nothing can be certified at tail mass 0.1",
-        ),
-        (
-            {
-                "data": {"source": "sandbox", "num_certification": 36},
-                "values": {"guided": [GUIDED, GUIDED | {"reduction": 0.6}]},
-            },
-            "calibrate",
-            "on fewer than 37 prompts",  # two certificates share the probability of error
-        ),
-        ({"values": {"guided": [GUIDED, GUIDED]}}, "fit-values", "two entries are the same"),
-        (
             {"data": FileData(source="files", prompts=("p",), reward_pairs=("r",))},
             "evaluate",
             "data.evaluation_prompts: none",
@@ -107,17 +92,11 @@ def test_what_a_stage_needs_is_asked_for_where_it_will_run(sections, stage, said
     check_requirements(asked, {"prepare"})
 
 
-def test_few_prompts_are_enough_for_an_estimate():
-    few = {"source": "sandbox", "num_certification": 2}
-    check_requirements(recipe(data=few, decoding={"accept_by": "estimate"}), STAGES)
-    check_requirements(recipe(data=few | {"num_certification": 30}), STAGES)
-
-
 def test_a_target_cannot_take_the_name_of_a_member():
     plan = {"targets": [TARGET | {"name": "member-2"}], "num_members": 1}
-    recipe(plan=plan, values={})
+    recipe(plan=plan)
     with pytest.raises(ValidationError, match="'member-2' is reserved for a member"):
-        recipe(plan=plan | {"num_members": 2}, values={})
+        recipe(plan=plan | {"num_members": 2})
 
 
 def test_a_judge_that_is_not_installed_is_missed_at_once(monkeypatch):

@@ -28,8 +28,7 @@ SMALL = {
     "bank": {"num_samples": 4, "batch_size": 8},
     "plan": {"targets": [{"name": "a", "reduction": 0.5}, {"name": "b", "measure": "none"}]},
     "train": {"num_steps": 3, "prompts_per_step": 2, "num_generations": 4, "distill_epochs": 1},
-    "values": {"guided": [{"policy": "a", "reduction": 0.5}], "num_prompts": 4, "num_samples": 2},
-    "decoding": {"max_candidates": 2},
+    "dial": {"num_draws": 2, "shares": [0.0, 0.5, 1.0], "scales": [1.0], "num_certified": 2},
 }
 
 
@@ -90,18 +89,24 @@ def test_training_grows_with_targets_steps_and_answers():
     assert (none.draw_steps, none.trained_tokens) == (0, distilled * 30 * 2.0)
 
 
-def test_decoders_draw_every_candidate():
+def test_points_are_drawn_and_limits_certified_and_evaluated():
     made = loads()
-    assert made["calibrate"].drawn_tokens == (5 + 7) * 2 * 20
+    # The base, both ends and the middle; each answer is drawn, and read by the reference too.
+    assert made["portfolio"].drawn_tokens == 4 * 5 * 2 * 20
+    assert made["portfolio"].num_parts == 4
+    assert made["portfolio"].read_tokens == 4 * (5 * 10 + 10 * (2 * 30 + 20) + 10 * 30)
+    usual = 3  # draws of an answer
+    assert made["calibrate"].drawn_tokens == 2 * 7 * usual * 20
     evaluated = 8
-    assert made["evaluate"].drawn_tokens == evaluated * 20 * 3 + evaluated * 2 * 20
-    assert made["evaluate"].num_parts == 4
+    # The base and two policies, then the default and two limits.
+    assert made["evaluate"].drawn_tokens == evaluated * 20 * 3 + evaluated * usual * 20 * 3
+    assert made["evaluate"].num_parts == 6
     capped = loads(evaluate={"num_prompts": 2})["evaluate"]
     assert capped.drawn_tokens == made["evaluate"].drawn_tokens / 4
 
 
 def test_a_recipe_for_planning_stops_there():
-    assert set(loads(plan={}, values={})) == {"fit-scorers", "sample", "bank"}
+    assert set(loads(plan={})) == {"fit-scorers", "sample", "bank"}
 
 
 PROBE = Probe(

@@ -9,11 +9,8 @@ import torch
 
 from tailguard.artifacts.text import read_json, write_json
 from tailguard.data.table import read_table, write_table
-from tailguard.decoding import DecodingSetting
-from tailguard.decoding.answer import draft_answers
-from tailguard.decoding.guidance import Candidate, GuidedResponse
+from tailguard.decoding.scoring import score_closed
 from tailguard.errors import InputError, ScoreError
-from tailguard.risk import CVaR, RiskLimit
 from tailguard.scorers.pair_metrics import pair_metrics
 from tailguard.scorers.pessimism import (
     PessimisticCost,
@@ -25,19 +22,6 @@ from tailguard.scorers.pessimism import (
 from tailguard.training.on_policy import combine_members
 
 MEMBERS = np.array([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0], [-1e3, 0.5, 7.0]])
-SETTING = DecodingSetting(
-    limit=RiskLimit(CVaR(0.1), 0.0),
-    policy="base",
-    multiplier=1.0,
-    threshold=0.0,
-    pessimism=1.0,
-    acceptance_level=0.0,
-    max_candidates=1,
-    block_tokens=4,
-    max_new_tokens=8,
-    temperature=1.0,
-    fallback="no",
-)
 LIBRARIES = [np.asarray, torch.as_tensor]
 
 
@@ -78,9 +62,8 @@ def test_training_planning_and_decoding_read_the_same_cost():
     scorer = Given(0.0, 1.0)
     trained = combine_members(scorer.score(["p"], ["a"]), 1, "cost", 1.0)
     planned = ScorerPair(scorer, PessimisticCost(scorer, 1.0, bound=10.0)).score(["p"], ["a"])
-    found = GuidedResponse((Candidate([1], "a", 0.0, 0.0, 0.0, True),), False, 1, 1, 1, 1)
-    decoded = draft_answers(["p"], [found], SETTING, cost_scorer=scorer)
-    assert trained.tolist() == planned.cost.tolist() == [decoded[0].cost_bound]
+    decoded = score_closed(scorer, ["p"], ["a"], 1.0)
+    assert trained.tolist() == planned.cost.tolist() == [decoded[0].bound]
     assert planned.cost[0] == pytest.approx(expected)
 
 

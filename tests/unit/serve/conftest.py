@@ -29,9 +29,9 @@ def answer_fields(text="fine", *, abstained=False, cost: float | None = 0.25, **
         "reason": "too risky" if abstained else "",
         "reward": {"mean": 1.0, "std": 0.1, "quantiles": {"0.5": 1.0}},
         "cost": None if cost is None else {"mean": cost, "std": 0.1, "quantiles": {"0.5": cost}},
-        "risk_upper_bound": float("inf"),
+        "cost_upper_bound": float("inf"),
         "certified": True,
-        "num_candidates": 8,
+        "num_draws": 8,
         "num_tokens_generated": 40,
     } | more
 
@@ -64,7 +64,7 @@ class FakeDecoder:
         *,
         measure=None,
         budget=None,
-        max_candidates=None,
+        max_draws=None,
         seed=0,
         max_new_tokens=None,
         temperature=None,
@@ -74,7 +74,7 @@ class FakeDecoder:
                 "prompts": list(prompts),
                 "measure": measure,
                 "budget": budget,
-                "max_candidates": max_candidates,
+                "max_draws": max_draws,
                 "seed": seed,
                 "max_new_tokens": max_new_tokens,
             }

@@ -29,7 +29,7 @@ def test_one_prompt_at_two_risk_levels(decoder, serve, ask):
 
 def test_answer_carries_the_fields_of_generate(decoder, serve, ask):
     completion = ask(serve(decoder))
-    expected = answer_fields("bold 0") | {"risk_upper_bound": None}  # JSON has no infinity
+    expected = answer_fields("bold 0") | {"cost_upper_bound": None}  # JSON has no infinity
     assert completion.model_extra["tailguard"] == expected
     assert completion.choices[0].model_extra["tailguard"] == expected
     assert completion.choices[0].finish_reason == "stop"
@@ -102,13 +102,13 @@ def test_chat_becomes_messages_and_parts_become_text(decoder, serve, ask):
         ({"tail_mass": 0.1, "budget": 0.1}, CVaR(0.1)),
         ({"measure": "mean-cvar", "tail_mass": 0.1, "budget": 0.1}, MeanCVaR(0.1, 0.5)),
         ({"measure": "entropic", "theta": 2, "budget": 0.1}, Entropic(2.0, 1e300)),
-        ({"max_candidates": 3}, None),
+        ({"max_draws": 3}, None),
     ],
 )
 def test_measures(decoder, serve, ask, options, measure):
     ask(serve(decoder), tailguard=options)
     assert decoder.seen[0]["measure"] == measure
-    assert decoder.seen[0]["max_candidates"] == options.get("max_candidates")
+    assert decoder.seen[0]["max_draws"] == options.get("max_draws")
 
 
 def test_token_limit_is_passed_on_only_where_it_binds(decoder, serve, ask):

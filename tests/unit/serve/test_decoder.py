@@ -3,12 +3,15 @@
 import numpy as np
 import openai
 import pytest
+from tests.unit.engines.test_soup import save_adapter
 
-from tailguard.decoding import CalibratedProfile, Decoder, DecodingSetting, GuidedPolicy
-from tailguard.models.policy import load_policy
+from tailguard.decoding import Decoder, Dial, DialEntry, DrawPrior, DrawSetting, Rule, Scorers
+from tailguard.engines.soup import SoupPolicy
+from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, RiskLimit
 
-LEVELS = {-0.5: -100.0, 0.5: 100.0}  # budget → acceptance level: nothing passes, everything passes
+PRIOR = DrawPrior(0.0, 1.0, 1.0, 1.0, 1.0, 5.0)
+LEVELS = (-100.0, 100.0)  # of two entries: nothing passes, everything passes
 
 
 class Scorer:
@@ -22,8 +25,11 @@ class Scorer:
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_scorers, tmp_path_factory):
-    return load_policy(tiny_scorers.save_causal_lm(tmp_path_factory.mktemp("lm")))
+def soup(tiny_scorers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("soup")
+    base = tiny_scorers.save_causal_lm(folder / "base")
+    adapters = {n: save_adapter(base, folder / n, k, 2, ["q_proj"]) for k, n in enumerate("ab")}
+    return SoupPolicy.load(base, adapters)
 
 
 @pytest.fixture
@@ -32,27 +38,13 @@ def scorer():
 
 
 @pytest.fixture
-def client(policy, scorer, serve):
-    profiles = [
-        CalibratedProfile(
-            DecodingSetting(
-                limit=RiskLimit(CVaR(0.1), budget),
-                policy="base",
-                multiplier=1.0,
-                threshold=0.0,
-                pessimism=1.0,
-                acceptance_level=level,
-                max_candidates=1,
-                block_tokens=4,
-                max_new_tokens=8,
-                temperature=1.0,
-                fallback="w0 w1",
-            ),
-        )
-        for budget, level in LEVELS.items()
-    ]
-    guided = {"base": GuidedPolicy(policy, None)}
-    return serve(Decoder(guided, profiles, cost_scorer=scorer))
+def client(soup, scorer, serve):
+    entries = [DialEntry((0.5, 0.5), Rule(level, np.inf, 1, PRIOR), 0.0) for level in LEVELS]
+    cost = np.array([-0.5, 0.5])[:, None, None] + np.zeros((2, 100, 1))
+    table = DialTable(cost, np.array([0.0, 1.0]), np.zeros(2), np.ones(2))
+    dial = Dial(tuple(entries), table, RiskLimit(CVaR(0.1), 0.5), 0.0)
+    setting = DrawSetting(max_new_tokens=8, fallback="w0 w1", max_draws=1)
+    return serve(Decoder(soup, dial, Scorers(scorer, scorer, 1.0), setting))
 
 
 def test_one_prompt_at_two_risk_levels(client, ask):
@@ -67,7 +59,7 @@ def test_one_prompt_at_two_risk_levels(client, ask):
     assert 1 <= loose.usage.completion_tokens <= 8
     assert loose.model_extra["tailguard"]["abstained"] is False
     assert loose.model_extra["tailguard"]["cost"]["mean"] == 0.0
-    # snapped to the next stricter calibrated profile
+    # the same entry of the dial
     assert again.choices[0].message.content == loose.choices[0].message.content
 
 
@@ -109,9 +101,3 @@ def test_sampling_settings_are_honoured(client, ask):
     cut = answer(**asked, stop=words[2])
     assert cut.message.content.split() == words[: words.index(words[2])]
     assert cut.finish_reason == "stop"
-
-
-def test_what_cannot_be_honoured_is_refused(client, ask):
-    with pytest.raises(openai.BadRequestError) as caught:
-        ask(client, "w1", tailguard={"token_price": 0.1})
-    assert caught.value.param == "tailguard.token_price"

@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 from tests.unit.conftest import make_llama, make_tokenizer
 
-from tailguard.decoding import Answer
-from tailguard.decoding.acceptance import DEFAULT_FALLBACK
+from tailguard.decoding.drawing import Chosen
 from tailguard.errors import InfeasibleError, InputError, ScoreError
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.serve import create_app
+from tailguard.serve.fail_closed import DEFAULT_FALLBACK
 
 from .conftest import FakeDecoder, answer_fields
 
@@ -46,7 +46,7 @@ def error_of(caught):
         ({"tailguard": {"measure": "cvar", "tail_mass": 0.1}}, "tailguard.budget"),
         ({"tailguard": {"measure": "var", "tail_mass": 0.1, "budget": 0}}, "tailguard.measure"),
         ({"tailguard": {"tailmass": 0.1}}, "tailguard.tailmass"),
-        ({"tailguard": {"max_candidates": 0}}, "tailguard.max_candidates"),
+        ({"tailguard": {"max_draws": 0}}, "tailguard.max_draws"),
         ({"tailguard": {"token_price": 0.5}}, "tailguard.token_price"),
         ({"top_p": 0.5}, "top_p"),
         ({"stop": "end"}, "stop"),
@@ -262,7 +262,10 @@ def test_score_error_abstains(decoder, serve, ask):
         assert choice.finish_reason == "content_filter"
         assert fields["abstained"] is True
         assert fields["certified"] is False
-        assert set(fields) == {field.name for field in dataclasses.fields(Answer)}
+        assert set(fields) == {
+            *(field.name for field in dataclasses.fields(Chosen)),
+            *("doubt", "bounded", "certified", "served"),
+        }
         assert choice.message.content == DEFAULT_FALLBACK
 
 

@@ -19,7 +19,6 @@ from matplotlib.textpath import TextToPath
 from matplotlib.ticker import NullFormatter
 
 from tailguard.evaluation.record import Row
-from tailguard.evaluation.report.findings import decoded_policy
 from tailguard.risk.checks import Values, to_array
 
 # Matplotlib's stubs leave keyword arguments untyped: its figures and axes are Any here only.
@@ -40,8 +39,8 @@ _COLOURS = (
     "#999933",
     "#332288",
 )
-_GUIDED_MARKERS = ("D", "^", "v", "P", "X")
-_GUIDED_LINES = ("--", ":", "-.")
+_MARKERS = {"base": "s", "dial": "D"}
+_LINES = {"dial": "--"}
 _DOTS_PER_INCH = 160  # 1120 pixels: sharp on the page, which shows figures at 46 rem or less
 _WIDTH_INCHES = 7.0
 
@@ -85,9 +84,9 @@ class Look:
     """How one policy is drawn, on every figure.
 
     Attributes:
-        colour: of its policy; a guided decoder shares it with the policy that it decodes from.
-        marker: square for the base, disc for trained ones, others for guided ones.
-        line: solid but for guided ones.
+        colour: its own; grey for the base.
+        marker: square for the base, disc for trained ones, diamond for limits of the dial.
+        line: solid but for limits of the dial.
     """
 
     colour: str
@@ -100,19 +99,9 @@ def looks_of(rows: Sequence[Row], others: Sequence[str] = ()) -> dict[str, Look]
     looks: dict[str, Look] = {}
     colours = iter(_COLOURS * (1 + (len(rows) + len(others)) // len(_COLOURS)))
     for row in rows:
-        if row.get("kind") != "guided":
-            is_base = row.get("kind") == "base"
-            colour = _BASE_COLOUR if is_base else next(colours)
-            looks[str(row["name"])] = Look(colour, "s" if is_base else "o", "-")
-    # Guided decoders second, so that the colours of the policies they decode from are known.
-    guided: dict[str, int] = {}
-    for row in rows:
-        if row.get("kind") == "guided":
-            own = decoded_policy(row)
-            rank = guided[own] = guided.get(own, -1) + 1
-            colour = looks[own].colour if own in looks else next(colours)
-            marker = _GUIDED_MARKERS[rank % len(_GUIDED_MARKERS)]
-            looks[str(row["name"])] = Look(colour, marker, _GUIDED_LINES[rank % len(_GUIDED_LINES)])
+        kind = str(row.get("kind"))
+        colour = _BASE_COLOUR if kind == "base" else next(colours)
+        looks[str(row["name"])] = Look(colour, _MARKERS.get(kind, "o"), _LINES.get(kind, "-"))
     for name in others:
         if name not in looks:
             looks[name] = Look(next(colours), "o", "-")

@@ -19,6 +19,7 @@ from tailguard.evaluation.record import (
     to_number,
 )
 from tailguard.evaluation.report.figure_costs import draw_costs, draw_tails
+from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier
 from tailguard.evaluation.report.figure_style import (
     TICK_ROOM,
     Canvas,
@@ -56,6 +57,17 @@ class Drawn(NamedTuple):
 
 
 _TITLES = {
+    "dial": (
+        "The dial",
+        "What is served at each budget that can be asked for, with 95% intervals, by the judge. Dotted:"
+        " exactly as asked; below it the limit is kept. Dashed: the base policy. Triangles and stars: limits that a"
+        " bound by the scorer, or by a judge that took no part, covers.",
+    ),
+    "dial-frontier": (
+        "Safety, utility and efficiency together",
+        "What the dial's best settings did on the calibration prompts, one line for each price of a token in"
+        " units of reward: cheaper tokens buy more reward at the same risk.",
+    ),
     "policies": (
         "Policies and decoders",
         "Estimates and 95% intervals by the judge. The grey band is the base policy's interval.",
@@ -97,6 +109,8 @@ def draw_figures(record: Record) -> list[Drawn]:
     looks = looks_of(rows, [*costs, *curves])
     with styled():
         figures = {
+            "dial": draw_dial(rows),
+            "dial-frontier": draw_dial_frontier(record.get("dial_frontier") or ()),
             "policies": draw_policies(rows, looks),
             "frontier": draw_frontier(
                 record.get("frontier") or (), rows, looks, record.get("reference")
@@ -198,6 +212,8 @@ def _reference(axis: Panel, reference: Mapping[str, JsonNumber], tail_mass: floa
 
 def _budget(axis: Panel, row: Row, tail_mass: float, look: Look) -> None:
     """A dotted line at the row's budget, its marker at the top, if this is the tail it limits."""
+    if row.get("measured_by") == "judge":  # this figure is by the training scorers
+        return
     budget, limited = to_number(row.get("budget")), budget_metric(row)
     here = {cvar_key(tail_mass), "cost" if tail_mass == 1 else ""}
     if limited in here and np.isfinite(budget):

@@ -41,33 +41,23 @@ def find_all(rows: Sequence[Row], *, judge_in_scorer_units: bool = False) -> lis
     difference, though a test on paired answers might find one.
 
     Args:
-        rows: of the record; the one of kind ``base`` is what trained policies are compared with,
-            and a guided decoder is compared with the policy that it decodes from (``policy``, or
-            the part of its name before ``+``).
+        rows: of the record; the one of kind ``base`` is what trained policies are compared with.
         judge_in_scorer_units: the judge's cost is in the units of the budgets, so budgets are
             checked by the judge; else by the training scorers.
     """
-    by_name = {str(row["name"]): row for row in rows}
     base = next((row for row in rows if row.get("kind") == "base"), None)
     found: list[Finding] = []
     for row in rows:
-        if row is base or base is None:  # everything is said relative to the base policy
+        # Everything is said relative to the base policy; the dial's limits are spoken of together.
+        if row is base or base is None or row.get("kind") == "dial":
             continue
-        if row.get("kind") == "guided":
-            found.append(_guidance(row, by_name.get(decoded_policy(row), base)))
-        else:
-            found.append(_training(row, base))
+        found.append(_training(row, base))
         found += _budget(row, base, judge_in_scorer_units)
         found += () if judge_in_scorer_units else _fall(row, base)
         found += _against_mean(row, rows)
         found += _only_by_scorers(row, base)
         found += [f for metric in METRICS for f in _different(row, base, metric)]
     return found
-
-
-def decoded_policy(row: Row) -> str:
-    """The name of the policy that a guided decoder decodes from."""
-    return str(row.get("policy") or str(row["name"]).partition("+")[0])
 
 
 def compare(row: Row, other: Row, key: str, *, metrics: MetricsKey = "metrics") -> int | None:
@@ -100,27 +90,6 @@ def _tail_verdict(change: int | None) -> Verdict:
     if not change:
         return "open"
     return "bad" if change > 0 else "good"
-
-
-def _guidance(row: Row, own: Row) -> Finding:
-    tail = compare(row, own, TAIL)
-    return _finding(
-        _tail_verdict(tail),
-        row,
-        f": {_TAIL_NAME} is {_relation(tail)} that of {own['name']} sampled plainly"
-        f" ({_both(row, own, TAIL)}), at {_price(row, own)}.",
-    )
-
-
-def _price(row: Row, own: Row) -> str:
-    ours, theirs = (to_number(r.get("tokens_per_answer")) for r in (row, own))
-    price = "an unknown number of tokens"
-    if not math.isnan(ours):
-        price = f"{ours:.0f} tokens per answer"
-    if ours > 0 and theirs > 0:
-        price += f" instead of {theirs:.0f} ({ours / theirs:.1f}×)"
-    withheld = to_number(row.get("abstained_rate"))
-    return price if math.isnan(withheld) else f"{price}, withholding {withheld:.1%} of answers"
 
 
 def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:

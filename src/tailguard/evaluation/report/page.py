@@ -14,6 +14,7 @@ import jinja2
 from tailguard.artifacts import Json, write_json
 from tailguard.evaluation.metrics import TABLE_METRICS
 from tailguard.evaluation.record import Record, Row
+from tailguard.evaluation.report.dial_part import certificate_table, dial_findings, verdict
 from tailguard.evaluation.report.figures import Drawn, draw_figures
 from tailguard.evaluation.report.findings import find_all
 from tailguard.evaluation.report.table import NOTHING, TOKENS_HEADING, Cell, table_cells
@@ -37,11 +38,14 @@ def write_report(record: Record, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     rows = record.get("rows") or ()
     judge = record.get("judge") or {}
-    findings = find_all(rows, judge_in_scorer_units=bool(judge.get("in_scorer_units")))
+    in_units = bool(judge.get("in_scorer_units"))
+    findings = [*dial_findings(rows), *find_all(rows, judge_in_scorer_units=in_units)]
+    certificates = certificate_table(record.get("certificates") or ())
     figures = draw_figures(record)
     for figure in figures:
         (directory / f"{figure.name}.png").write_bytes(figure.png)
-    write_json(directory / NUMBERS_NAME, {**record, "findings": [asdict(f) for f in findings]})
+    said = {"verdict": verdict(record), "findings": [asdict(f) for f in findings]}
+    write_json(directory / NUMBERS_NAME, {**record, **said})
     page = _template().render(
         title=record.get("title") or "Evaluation",
         judge=judge.get("name") or "an independent judge",
@@ -49,14 +53,15 @@ def write_report(record: Record, directory: Path) -> Path:
         headings=[metric.heading for metric in TABLE_METRICS] + [TOKENS_HEADING],
         rows=rows,
         tables=_tables(rows),
+        verdict=said["verdict"],
         findings=findings,
         marks=_MARKS,
         figures=[(figure, _data_address(figure)) for figure in figures],
         examples=record.get("examples") or (),
-        certificates=_columns(record.get("certificates") or ()),
+        certificates=certificates,
         facts={
             # Headings, in the page's order; an empty table has none.
-            "Regret of the portfolio": dict(_flatten(record.get("regret") or {})),
+            "Policies and points": dict(_flatten(record.get("regret") or {})),
             "Settings": dict(_flatten(record.get("settings") or {})),
         },
     )
@@ -88,14 +93,6 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[tuple[Row, list[Cell]]]
 
 def _data_address(figure: Drawn) -> str:
     return "data:image/png;base64," + base64.b64encode(figure.png).decode("ascii")
-
-
-def _columns(entries: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of a table that holds everything in the entries."""
-    flat = [dict(_flatten(entry)) for entry in entries]
-    # Entries may differ in their keys; a set would shuffle the columns from run to run.
-    headings = list(dict.fromkeys(key for entry in flat for key in entry))
-    return headings, [[entry.get(key, NOTHING) for key in headings] for entry in flat]
 
 
 def _flatten(value: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:

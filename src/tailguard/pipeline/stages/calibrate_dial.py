@@ -11,8 +11,8 @@ import numpy as np
 from tailguard.artifacts import write_json
 from tailguard.data import Prompt
 from tailguard.decoding.certificates import judge_bound, scorer_bound, served_bounds
+from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate
-from tailguard.decoding.dial_decoder import DialDecoder, DrawSetting
 from tailguard.decoding.drawing import Chosen, Scorers
 from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
 from tailguard.decoding.worth import AnswerWorth
@@ -27,7 +27,7 @@ from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, RiskLimit, RiskMeasure
-from tailguard.risk.spelling import limit_to_json
+from tailguard.risk.spelling import describe_limit, limit_to_json
 
 CERTIFICATES_NAME = "certificates.json"
 _PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
@@ -128,7 +128,7 @@ def _certify(
     if not path or not prompts:
         return []
     pair = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
-    decoder = DialDecoder(
+    decoder = Decoder(
         load_soup(work, members),
         dial,
         Scorers(pair.reward, pair.cost.scorer, recipe.decoding.pessimism),
@@ -161,7 +161,7 @@ def _certify(
 
 
 def draw_entry(
-    decoder: DialDecoder,
+    decoder: Decoder,
     prompts: Sequence[Prompt],
     number: int,
     *,
@@ -210,6 +210,7 @@ def _bounds(
 def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
     limit: dict[str, object] = dict(limit_to_json(found.limit) or {})
     content: dict[str, object] = asdict(found) | {"limit": limit} | limit
+    content["asked"] = describe_limit(found.limit)
     return content | {
         "bounded": found.entry in dial.covered(found.limit, "scorer"),
         "certified": found.entry in dial.covered(found.limit, "judge"),

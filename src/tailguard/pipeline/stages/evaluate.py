@@ -14,7 +14,6 @@ from tailguard.artifacts import Json, read_json, write_json
 from tailguard.config import UNCONSTRAINED, FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
-from tailguard.decoding.dial_decoder import DialDecoder
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
@@ -22,12 +21,9 @@ from tailguard.evaluation.judges import Judge
 from tailguard.evaluation.metrics import measure_answers
 from tailguard.evaluation.record import Record
 from tailguard.pipeline.decoder_artifact import (
-    DECODER_NAME,
-    DecoderFile,
-    guided_names,
     load_decoder,
 )
-from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile, dial_names
+from tailguard.pipeline.dial_artifact import DialFile, described_frontier, dial_names
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
@@ -35,8 +31,7 @@ from tailguard.pipeline.scorer_artifact import given_sources, load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
-from tailguard.pipeline.stages.calibrate import CERTIFICATES_NAME, draft_in_parts
-from tailguard.pipeline.stages.calibrate_dial import draw_entry
+from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, draw_entry
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained
 from tailguard.pipeline.workers import map_side_by_side
@@ -97,15 +92,15 @@ def _build(work: Work) -> dict[str, object]:
     judge = build_judge(work)
     targets = read_plan(work.parents["plan"]).targets
     plain = ["base", *(target.name for target in targets)]
-    guided = _decoder_names(work)
-    # Decoders take longest, so they go first: no process is left with one at the end.
-    parts: list[str | int] = [*range(len(guided)), *plain]
+    limits = _dial_names(work)
+    # The dial's take longest, so they go first: no process is left with one at the end.
+    parts: list[str | int] = [*range(len(limits)), *plain]
     made = map_side_by_side(_answer, work, parts)
-    answered = dict(zip([*guided, *plain], made, strict=True))
+    answered = dict(zip([*limits, *plain], made, strict=True))
     described = _described(work, targets)
     rows: list[dict[str, Json]] = []
     costs: dict[str, np.ndarray] = {}
-    for name in [*plain, *guided]:
+    for name in [*plain, *limits]:
         row, costs[name] = _row(work, name, answered[name], asked, judge)
         rows.append(row | described.get(name, {}))
         work.progress("evaluate: judging", len(rows), len(answered))
@@ -118,9 +113,10 @@ def _build(work: Work) -> dict[str, object]:
             "num_benign": int(asked.benign.sum()),
             "rows": rows,
             "examples": _examples(
-                work, asked, judge, {name: answered[name].answers for name in [*plain, *guided]}
+                work, asked, judge, {name: answered[name].answers for name in [*plain, *limits]}
             ),
             "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
+            "dial_frontier": described_frontier(DialFile.read(work.parents["calibrate"])),
         },
     )
     return {row["name"]: row["metrics"] for row in rows}
@@ -129,7 +125,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    6,
+    7,
     ("prepare", "fit-scorers", "plan", "train", "calibrate"),
     _config,
     policy_input,
@@ -162,11 +158,13 @@ def _asked(work: Work) -> _Asked:
 
 
 def _answer(work: Work, part: str | int) -> _Answered:
-    """Answers of a plain policy by its name, or of a guided decoder by its number."""
+    """Answers of a plain policy by its name, or at one of the dial's limits by its number."""
     prompts = _asked(work).prompts
-    answers = _plain(work, part, prompts) if isinstance(part, str) else _guided(work, part, prompts)
+    answers = (
+        _plain(work, part, prompts) if isinstance(part, str) else _dialled(work, part, prompts)
+    )
     scorers = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
-    what = part if isinstance(part, str) else f"decoder {part + 1}"
+    what = part if isinstance(part, str) else f"limit {part + 1} of the dial"
     return _Answered(
         answers,
         score_in_parts(scorers, prompts, answers.texts, work.steps(f"evaluate: scoring {what}")),
@@ -189,8 +187,8 @@ def _plain(work: Work, name: str, prompts: list[Prompt]) -> AnswerSet:
     return AnswerSet(drawn.texts, num_tokens, num_tokens, np.zeros(num, bool), [""] * num)
 
 
-def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
-    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
+def _dialled(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
+    """Answers at one of the dial's shown limits."""
     decoder = load_decoder(
         work.parents["calibrate"],
         batch_size=work.recipe.bank.batch_size,
@@ -198,37 +196,14 @@ def _guided(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         given=given_sources(work.recipe.scorers),
         device=work.recipe.policy.device,
         scorer_device=work.recipe.scorers.device,
-        only=profiles[number].setting.policy if profiles else None,
     )
-    if isinstance(decoder, DialDecoder):
-        return _dialled(work, decoder, number, prompts)
-    setting = profiles[number].setting
-    drafts = draft_in_parts(
-        decoder,
-        prompts,
-        setting,
-        seed=work.seed("evaluate"),
-        on_progress=work.steps(f"evaluate: {guided_names(profiles)[number]}"),
-    )
-    answers = decoder.settle(prompts, drafts, setting)
-    return AnswerSet(
-        texts=[answer.text for answer in answers],
-        num_tokens=np.array([answer.num_tokens_generated for answer in answers]),
-        num_passes=np.array([answer.num_forward_passes for answer in answers]),
-        abstained=np.array([answer.abstained for answer in answers]),
-        reasons=[answer.reason for answer in answers],
-    )
-
-
-def _dialled(work: Work, decoder: DialDecoder, number: int, prompts: list[Prompt]) -> AnswerSet:
-    """Answers at one of the dial's shown limits."""
     limit = _dial_limits(work)[number]
     served = draw_entry(
         decoder,
         prompts,
         decoder.dial.answer(None if limit == decoder.dial.default else limit).number,
         seed=work.seed("evaluate"),
-        on_progress=work.steps(f"evaluate: {_decoder_names(work)[number]}"),
+        on_progress=work.steps(f"evaluate: {_dial_names(work)[number]}"),
     )
     return AnswerSet(
         texts=[each.text for each in served],
@@ -240,18 +215,13 @@ def _dialled(work: Work, decoder: DialDecoder, number: int, prompts: list[Prompt
 
 
 def _dial_limits(work: Work) -> list[RiskLimit]:
-    """The limits that the dial shows, the default first; none of a guided decoder."""
-    directory = work.parents["calibrate"]
-    if not (directory / DIAL_NAME).is_file():
-        return []
-    file = DialFile.read(directory)
+    """The limits that the dial shows, the default first."""
+    file = DialFile.read(work.parents["calibrate"])
     return list(dict.fromkeys([file.dial.default, *file.profiles]))
 
 
-def _decoder_names(work: Work) -> list[str]:
-    if limits := _dial_limits(work):
-        return dial_names(limits)
-    return guided_names(DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles)
+def _dial_names(work: Work) -> list[str]:
+    return dial_names(_dial_limits(work))
 
 
 def _row(
@@ -284,14 +254,23 @@ def _described(work: Work, targets: Sequence[PlannedTarget]) -> dict[str, dict[s
     found: dict[str, dict[str, Json]] = {"base": {"kind": "base", "target": "reference policy"}}
     for target in targets:
         found[target.name] = {"kind": "trained", **_asked_of(target.limit)}
-    names, limits = _decoder_names(work), _dial_limits(work)
-    for name, limit in zip(names, limits, strict=False):
-        # Drawn beside the strictest of its members.
-        found[name] = {"kind": "guided", "policy": targets[-1].name, **_asked_of(limit)}
-    profiles = DecoderFile.read(work.parents["calibrate"] / DECODER_NAME).profiles
-    for name, profile in zip([] if limits else names, profiles, strict=True):
-        asked = {"policy": profile.setting.policy, **_asked_of(profile.limit)}
-        found[name] = {"kind": "guided", **asked}
+    return found | _described_dial(work)
+
+
+def _described_dial(work: Work) -> dict[str, dict[str, Json]]:
+    names, limits = _dial_names(work), _dial_limits(work)
+    dial = DialFile.read(work.parents["calibrate"]).dial
+    found: dict[str, dict[str, Json]] = {}
+    for name, limit in zip(names, limits, strict=True):
+        answer = dial.answer(None if limit == dial.default else limit)
+        found[name] = {
+            "kind": "dial",
+            "measured_by": dial.measured_by,
+            "bounded": answer.bounded,
+            "certified": answer.certified,
+            "default": limit == dial.default,
+            **_asked_of(limit),
+        }
     return found
 
 

@@ -43,7 +43,6 @@ def _config(recipe: Recipe) -> dict[str, object]:
         "fallback": recipe.decoding.fallback,
         "batch_size": recipe.bank.batch_size,
         "judge": JUDGE_OF_DATA[recipe.data.source],
-        "guided": bool(recipe.values.guided),
     }
 
 
@@ -51,8 +50,7 @@ def _build(work: Work) -> dict[str, object]:
     members = members_in_order(work)
     recipe = work.recipe
     dial = recipe.dial
-    # Guided decoders are calibrated one by one, and have no dial.
-    points = [] if recipe.values.guided else measured_points(len(members), dial.shares, dial.scales)
+    points = measured_points(len(members), dial.shares, dial.scales)
     numbered = list(enumerate(points))
     # A share for each process, which loads the soup and the scorers, and makes the judge, once.
     num_parts = max(1, min(len(points), torch.get_num_threads()))

@@ -8,7 +8,7 @@ from tailguard.artifacts import Json, read_json
 from tailguard.config import Recipe
 from tailguard.data.table import read_table
 from tailguard.evaluation.record import Record, Row
-from tailguard.evaluation.report.page import write_report
+from tailguard.evaluation.report.page import NUMBERS_NAME, write_report
 from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.evaluate import COSTS_NAME, read_record
@@ -44,12 +44,17 @@ def _build(work: Work) -> dict[str, Json]:
 STAGE = Stage(
     "report",
     "Report",
-    3,
+    4,
     ("plan", "train", "portfolio", "evaluate"),
     _config,
     lambda recipe: {},
     _build,
 )
+
+
+def read_verdict(report: Path) -> str:
+    """The two sentences that a report opens with; empty where nothing is served."""
+    return str(read_json(report / NUMBERS_NAME)["verdict"])
 
 
 def record_rows(evaluation: Path) -> list[Row]:
@@ -64,8 +69,7 @@ def _settings(recipe: Recipe) -> dict[str, Json]:
         "data": recipe.data.source,
         "price of a nat (β)": recipe.plan.kl_coef,
         "answers per prompt in the bank": recipe.bank.num_samples,
-        "candidates per block": recipe.decoding.max_candidates,
-        "tokens per block": recipe.decoding.block_tokens,
+        "draws per prompt of the dial": recipe.dial.num_draws,
         "seed": recipe.seed,
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +48,6 @@ def _config(recipe: Recipe) -> dict[str, object]:
 
 def _build(work: Work) -> dict[str, object]:
     targets = read_plan(work.parents["plan"]).targets
-    # Before hours of training, and not in `fit-values` after them.
-    guided = [entry.policy for entry in work.recipe.values.guided if entry.policy != "base"]
-    _require_trained(guided, [target.name for target in targets])
     paths = map_side_by_side(_train, work, targets)
     made = {target.name: path for target, path in zip(targets, paths, strict=True)}
     write_json(work.directory / POLICIES_NAME, made)
@@ -108,19 +104,9 @@ def trained_adapter(policy_set: Path, name: str) -> Path | None:
     if name == "base":
         return None
     trained = policy_directories(policy_set)
-    _require_trained([name], trained)
+    if name not in trained:
+        raise InputError(f"no policy '{name}' is trained; there are base, {', '.join(trained)}")
     return trained[name] / ADAPTER_NAME
-
-
-def _require_trained(wanted: Iterable[str], names: Iterable[str]) -> None:
-    # The recipe's own check lets every member's name pass, but fewer members may have been chosen.
-    known = list(names)
-    for name in wanted:
-        if name not in known:
-            raise InputError(
-                f"values.guided: no policy '{name}' is trained; name one of base,"
-                f" {', '.join(known)}"
-            )
 
 
 def _train(work: Work, target: PlannedTarget) -> str:

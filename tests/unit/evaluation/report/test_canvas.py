@@ -42,7 +42,7 @@ def record_of(names) -> Any:
             row(base, "base", 1.0),
             row(first, "trained", 0.2, measure="cvar", tail_mass=0.1, budget=0.25),
             row(second, "trained", 0.4),
-            row(guided, "guided", -0.1, policy=first),
+            row(guided, "dial", -0.1),
         ],
         "costs": {name: generator.standard_normal(50) for name in names},
         "frontier": [

@@ -57,26 +57,6 @@ def test_without_a_base_nothing_is_compared():
     assert find_all([]) == []
 
 
-def test_guidance_is_compared_with_the_policy_it_decodes_from():
-    own = row("p", tail=(0.5, 0.4, 0.6), tokens_per_answer=25.0)
-    guided = row(
-        "p+guided ≤0.1",
-        "guided",
-        tail=(0.2, 0.1, 0.3),
-        tokens_per_answer=100.0,
-        abstained_rate=0.05,
-    )
-    found = find_all([BASE, own, guided])[-1]
-    assert found.verdict == "good"
-    assert "below that of p sampled plainly (0.20 [0.10, 0.30] against 0.50" in found.text
-    assert (
-        "at 100 tokens per answer instead of 25 (4.0×), withholding 5.0% of answers." in found.text
-    )
-    named: Any = {**guided, "name": "other", "policy": "p"}
-    assert "below that of p sampled" in find_all([BASE, own, named])[-1].text
-    assert "below that of base sampled" in find_all([BASE, guided])[-1].text
-
-
 @pytest.mark.parametrize(
     ("scored", "verdict", "says"),
     [

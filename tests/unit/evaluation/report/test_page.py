@@ -64,7 +64,7 @@ def full_record() -> Any:
     rows = [
         row("base", "base", 0.5, 1.0, target="reference policy"),
         row("careful", "trained", 0.6, 0.2, tail_mass=0.1, budget=0.25, target="cvar at 0.1 ≤ .25"),
-        row("careful+guided ≤0.1", "guided", 0.5, -0.1, tail_mass=0.1, budget=0.1),
+        row("dial ≤0.1", "dial", 0.5, -0.1, tail_mass=0.1, budget=0.1),
     ]
     return {
         "title": f"Run {HOSTILE}",
@@ -105,7 +105,7 @@ def full_record() -> Any:
             }
         ],
         "certificates": [
-            {"policy": HOSTILE, "risk_upper_bound": "inf", "choice": {"level": 0.5, "met": False}}
+            {"asked": HOSTILE, "scorer_bound": "inf", "bounded": True, "num_prompts": 40}
         ],
         "regret": {"mean": 0.02},
     }
@@ -168,8 +168,9 @@ def test_json_is_the_record(record, made):
     written = json.loads((made.parent / "report.json").read_text(encoding="utf-8"))
     findings = written.pop("findings")
     costs = {name: values.tolist() for name, values in record["costs"].items()}
+    assert written.pop("verdict") == ""  # it has no dial
     assert written == record | {"costs": costs}
-    assert [f["verdict"] for f in findings] == ["good", "note", "good", "good", "good", "good"]
+    assert [f["verdict"] for f in findings] == ["good", "note", "good", "note", "good"]
 
 
 def test_same_record_same_bytes(record, made, tmp_path):
@@ -254,11 +255,10 @@ def test_curves_of_one_or_several_constraints():
     assert reward.get_title() == "mean reward"
 
 
-def test_a_policy_keeps_its_colour_and_guidance_shares_it(record):
+def test_every_row_has_a_look_of_its_own(record):
     looks = looks_of(record["rows"], ["careful", "another"])
-    assert looks["careful"].colour == looks["careful+guided ≤0.1"].colour
-    assert looks["careful"].marker != looks["careful+guided ≤0.1"].marker
-    assert len({look.colour for look in looks.values()}) == 3
+    assert len({look.colour for look in looks.values()}) == 4
+    assert len({looks[name].marker for name in ("base", "careful", "dial ≤0.1")}) == 3
     many = looks_of([row(f"p{i}", "trained", 0, 0) for i in range(30)])
     assert len(many) == 30
 
