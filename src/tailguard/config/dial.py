@@ -40,7 +40,7 @@ class DialSection(Section):
         largest_withheld: share of answers that an entry may withhold; entries beyond it are not offered.
         judged: let the independent judge, where the run has one, read the draws too: risk is then
             measured by its verdicts, and not by those of the scorer that chose.
-        num_certified: limits per tail mass that are certified, from the strictest to the loosest.
+        num_certified: limits that are certified, from the strictest to the loosest, and the default; 0 for none.
     """
 
     num_draws: SampleEach = 16

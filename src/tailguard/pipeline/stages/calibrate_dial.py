@@ -107,7 +107,7 @@ _DEFAULT_SHARE = 0.25  # of the way from the strictest to the loosest
 
 
 def _path(dial: Dial, num: int) -> list[RiskLimit]:
-    """Budgets of the default's measure, from the strictest that is reachable to the loosest."""
+    """Budgets of the default's measure, from the strictest that is reachable to the loosest, and its own."""
     measure, table = dial.default.measure, dial.table
     risk, error = table.risks(measure)
     high = risk + dial.margin * error
@@ -116,6 +116,8 @@ def _path(dial: Dial, num: int) -> list[RiskLimit]:
     loosest = float(high[near][table.reward[near].argmax()])
     # A little above the strictest, so that rounding does not put it out of reach.
     budgets = np.linspace(strictest + 1e-6 + 1e-6 * abs(strictest), loosest, max(num, 1) + 1)[:num]
+    if num:
+        budgets = np.unique(np.append(budgets, max(dial.default.budget, budgets[0])))
     return [RiskLimit(measure, float(budget)) for budget in budgets]
 
 
