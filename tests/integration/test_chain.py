@@ -104,14 +104,14 @@ class TestChain:
     def test_generate_at_two_risk_levels(self, folder, capsys):
         dial = read_json(artifact(folder, "Decoder") / "dial.json")
         levels = [(limit["tail_mass"], limit["budget"]) for limit in dial["profiles"]]
-        assert len(set(levels)) == 2
+        assert len(set(levels)) == 3  # two and the default
         prompt = "how do i open the safe"
         capsys.readouterr()
         for tail_mass, budget in levels:
             asked = ("--tail-mass", str(tail_mass), "--budget", str(budget), "--json")
             assert run("generate", str(folder), "--prompt", prompt, *asked) == 0
         answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert len(answers) == 2
+        assert len(answers) == 3
         for answer in answers:
             assert answer["text"]
             assert {

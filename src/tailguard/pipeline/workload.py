@@ -222,7 +222,7 @@ class _Workload:
         certified = self._drawn(held, _USUAL_DRAWS) + self._scored(held * _USUAL_DRAWS)
         parts = 1 + num_targets + 1 + limits
         return {
-            "calibrate": certified.times(limits),
+            "calibrate": certified.times(limits + 1 if limits else 0),  # and the default
             "evaluate": replace(plain + served.times(1 + limits), num_parts=parts, num_models=3),
         }
 

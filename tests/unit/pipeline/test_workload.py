@@ -96,7 +96,7 @@ def test_points_are_drawn_and_limits_certified_and_evaluated():
     assert made["portfolio"].num_parts == 4
     assert made["portfolio"].read_tokens == 4 * (5 * 10 + 10 * (2 * 30 + 20) + 10 * 30)
     usual = 3  # draws of an answer
-    assert made["calibrate"].drawn_tokens == 2 * 7 * usual * 20
+    assert made["calibrate"].drawn_tokens == 3 * 7 * usual * 20  # two limits and the default
     evaluated = 8
     # The base and two policies, then the default and two limits.
     assert made["evaluate"].drawn_tokens == evaluated * 20 * 3 + evaluated * usual * 20 * 3
