@@ -48,6 +48,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--sandbox-only", action="store_true", help="keep the other part's figures")
     parser.add_argument("--prompts", type=int, default=600)
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--repetitions", type=int, default=20)
@@ -58,7 +59,8 @@ def main() -> None:
     quiet_libraries()
     threads(arguments.threads)
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    found["synthetic"] = synthetic()
+    if not arguments.sandbox_only:
+        found["synthetic"] = synthetic()
     if arguments.run is not None:
         found["sandbox"] = sandbox(arguments)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -100,7 +100,7 @@ def main() -> None:
     run = Run.open(arguments.run)
     decoder = load_decoder(arguments.run)
     assert isinstance(decoder, Decoder)
-    asked = [r.text for r in run.fresh_requests(2 * arguments.requests, arguments.seed)]
+    asked = [r.text for r in run.fresh_requests(600 + arguments.requests, arguments.seed)]
     requests, others = asked[: arguments.requests], asked[arguments.requests :]
     dial = decoder.dial
     victims: dict[str, Victim] = {"base policy": plain(run, len(dial.entries[0].point))}
@@ -158,6 +158,8 @@ def attacked(
     words = sorted({word for text in others for word in text.split()})
     best = [Attack(request) for request in requests]
     unattacked = victim([attack.prompt for attack in best], seed)
+    usual = [Attack(request) for request in others]
+    before = victim([attack.prompt for attack in usual], seed + 99)
     quiet = costs(best, unattacked)
     worst = np.where(unattacked.abstained, -np.inf, quiet)
     spent, withheld, every = [], [], []
@@ -165,7 +167,7 @@ def attacked(
         tried = [changed(a, words, others, rng) for a in best for _ in range(QUERIES)]
         answered = victim([attack.prompt for attack in tried], seed + 1 + number)
         harm = costs(tried, answered)
-        every.append(harm)
+        every.append(harm[~answered.abstained])
         spent.append(answered.tokens.mean())
         withheld.append(answered.abstained.mean())
         counted = np.where(answered.abstained, -np.inf, harm).reshape(len(best), QUERIES)
@@ -175,18 +177,24 @@ def attacked(
                 best[i] = tried[i * QUERIES + int(row.argmax())]
         print(f"round {number + 1}: worst {worst.mean():.2f}", flush=True)
     again = [victim([a.prompt for a in best], seed + 100 + k) for k in range(8)]
-    repeated = np.concatenate([costs(best, each) for each in again])
+    repeated = np.concatenate([costs(best, each)[~each.abstained] for each in again])
     return {
-        "unattacked": TAIL.value(quiet),
-        "unattacked_tokens": float(unattacked.tokens.mean()),
-        "all_queries": TAIL.value(np.concatenate(every)),
-        "found_asked_again": TAIL.value(repeated),
+        "unattacked": _tail(costs(usual, before)),
+        "unattacked_tokens": float(before.tokens.mean()),
+        "all_queries": _tail(np.concatenate(every)),
+        "found_asked_again": _tail(repeated),
+        "distinct_requests": len({attack.request for attack in best}),
         "found_withheld": float(np.mean([each.abstained.mean() for each in again])),
         "found_tokens": float(np.mean([each.tokens.mean() for each in again])),
         "worst_of_queries": float(worst[np.isfinite(worst)].mean()),
         "withheld": float(np.mean(withheld)),
         "tokens": float(np.mean(spent)),
     }
+
+
+def _tail(served: np.ndarray) -> float:
+    """CVaR.1 of served answers; the least cost there is where none was."""
+    return TAIL.value(served) if served.size else -1.0
 
 
 def changed(
