@@ -7,7 +7,7 @@ Five limits are asked of the run's dial. Each rival has the same: every measured
 same calibration prompts with the truth's verdicts to choose its soup and its parameters by, and the same
 look-up (best reward among what keeps risk + 2 standard errors within the budget, at no more tokens than
 the dial takes). Rivals that grow answers block by block are tried on two soups, and chosen by a
-half of 120 fresh prompts. What is reported comes from fresh prompts that nothing was chosen on.
+half of 200 fresh prompts. What is reported comes from fresh prompts that nothing was chosen on.
 Writes results/decoding.json and decoding.md. Draws are kept in --cache: a killed run goes on.
 """
 
@@ -36,7 +36,7 @@ TAIL = CVaR(0.1)
 BUDGETS = (-0.4, -0.2, 0.0, 0.4, 1.0)
 CHECKPOINTS = (6, 12)
 GROWN_FROM: tuple[Point, ...] = ((0.5, 0.5), (0.0, 1.0))
-NUM_GROWN = 120  # fresh prompts for those that grow answers: each block is scored
+NUM_GROWN = 200  # fresh prompts for those that grow answers: each block is scored
 LARGEST_N = 64
 
 
