@@ -72,7 +72,6 @@ def generate(
 
     Without a measure and a budget, the decoder's default answers; `tailguard profiles` shows it.
     """
-    import inspect
     import json
 
     from tailguard.data import read_prompts
@@ -91,16 +90,12 @@ def generate(
     require_device(device or "auto", "--device")
     quiet_libraries()
     loaded = load_decoder(decoder, trust_remote_code=trust_remote_code, device=device or "auto")
-    known = inspect.signature(loaded.generate).parameters
     options: dict[str, Any] = {
         "certified": certified or None,
         "token_price": token_price,
         "max_draws": max_draws,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
-        if name not in known:
-            raise InputError(f"--{name.replace('_', '-')}: this decoder has no dial; leave it out")
     answers = loaded.generate(
         asked,
         measure=None if limit is None else limit.measure,
@@ -139,14 +134,11 @@ def profiles(
     import json
 
     from tailguard.cli.show import print_table
-    from tailguard.errors import InputError
     from tailguard.pipeline.decoder_artifact import check_decoder
-    from tailguard.pipeline.dial_artifact import DIAL_NAME, DialFile, described_profiles
+    from tailguard.pipeline.dial_artifact import DialFile, described_profiles
 
     # Nothing is loaded or run, so that a folder need not be trusted.
     directory, _ = check_decoder(decoder, trust_remote_code=True)
-    if not (directory / DIAL_NAME).is_file():
-        raise InputError(f"{directory}: has no dial; run its recipe again without values.guided")
     rows = described_profiles(DialFile.read(directory))
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tailguard.decoding.drawing import Chosen
+from tailguard.decoding.scoring import SCORE_UNAVAILABLE
 from tailguard.risk import RiskMeasure, predictable_risk_bound
 
 PerAnswer = Float[np.ndarray, " answers"]
@@ -91,6 +92,16 @@ def judge_bound(
 
 
 def served_bounds(served: Sequence[Chosen]) -> tuple[PerAnswer, np.ndarray]:
-    """u(y) of each answer, and which are the fallback."""
+    """u(y) of each answer, +inf where answers could not be scored, and which are the fallback."""
     bounds = np.array([each.cost_upper_bound for each in served])
+    bounds = np.where(unscored_answers(served), np.inf, bounds)
     return bounds, np.array([each.abstained for each in served])
+
+
+def unscored_answers(served: Sequence[Chosen]) -> np.ndarray:
+    """Which are a fallback in place of answers that could not be scored.
+
+    The fallback's own cost does not stand for them: a scorer that failed now may not fail later, and
+    then an answer is served that nobody has seen. For a judge it counts as the largest cost too.
+    """
+    return np.array([each.reason == SCORE_UNAVAILABLE for each in served])

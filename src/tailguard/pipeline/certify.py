@@ -6,12 +6,13 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tailguard import __version__
 from tailguard.artifacts import hash_of, read_calls, record_call, require_recordable
 from tailguard.data import Prompt, prompt_id
 from tailguard.decoding import Decoder
-from tailguard.decoding.certificates import scorer_bound, served_bounds
-from tailguard.decoding.scoring import SCORE_UNAVAILABLE
+from tailguard.decoding.certificates import scorer_bound, served_bounds, unscored_answers
 from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
@@ -131,6 +132,7 @@ def _certify_dial(
     judged: dict[str, object] = {"certified": False}
     if given is not None and judge is not None:
         cost = read_verdicts(judge, prompts, [each.text for each in served])
+        cost = np.where(unscored_answers(served), given.largest_cost, cost)
         judged = given.shown(cost, limit.measure, limit.budget, confidence)
     return {
         "measure": "cvar",
@@ -143,7 +145,7 @@ def _certify_dial(
         **judged,
         "num_prompts": len(prompts),
         "abstained": sum(each.abstained for each in served) / len(served),
-        "num_unscored": sum(each.reason == SCORE_UNAVAILABLE for each in served),
+        "num_unscored": int(unscored_answers(served).sum()),
     }
 
 

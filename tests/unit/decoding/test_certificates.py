@@ -1,10 +1,18 @@
 """What held-out answers show: coverage of the served cost, and what makes a bound say nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from tailguard.decoding.certificates import judge_bound, scorer_bound
+from tailguard.decoding.certificates import (
+    judge_bound,
+    scorer_bound,
+    served_bounds,
+    unscored_answers,
+)
+from tailguard.decoding.drawing import unscored
 from tailguard.errors import InputError
 from tailguard.risk import CVaR, predictable_risk_bound
 
@@ -30,6 +38,16 @@ def test_answers_below_the_level_are_covered_as_often_as_claimed():
     bounds = [bound(rng.choice(population, 200)).value for _ in range(200)]
     assert sum(each < truth for each in bounds) <= stats.binom.ppf(0.999, 200, 0.1)
     assert truth < np.mean(bounds) < 2.0  # and the level alone says less
+
+
+def test_a_fallback_does_not_stand_for_what_could_not_be_scored():
+    served = [replace(unscored("no"), cost_upper_bound=-5.0)] * 40
+    found = scorer_bound(*served_bounds(served), TAIL, level=2.0, largest_cost=10.0, confidence=0.9)
+    assert found.value == 10.0
+    sound = [replace(each, reason="above the level") for each in served]
+    assert unscored_answers(served).all()
+    assert not unscored_answers(sound).any()
+    assert served_bounds(sound)[0].tolist() == [-5.0] * 40
 
 
 def test_the_range_ends_at_the_level_and_a_wider_one_costs_dear():

@@ -10,7 +10,12 @@ import numpy as np
 
 from tailguard.artifacts import write_json
 from tailguard.data import Prompt
-from tailguard.decoding.certificates import judge_bound, scorer_bound, served_bounds
+from tailguard.decoding.certificates import (
+    judge_bound,
+    scorer_bound,
+    served_bounds,
+    unscored_answers,
+)
 from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate
 from tailguard.decoding.drawing import Chosen, Scorers
@@ -203,6 +208,7 @@ def _bounds(
     if judge is not None:
         largest = judge.cost_bound if judge.cost_bound is not None else recipe.scorers.cost_bound
         _, cost = judge.score(prompts, [each.text for each in served])
+        cost = np.where(unscored_answers(served), largest, cost)
         found = judge_bound(cost, measure, largest, confidence)
         # Where the declared range was wrong, so is a bound that rests on it.
         bounds["judge"] = np.inf if found.num_clipped else found.value
