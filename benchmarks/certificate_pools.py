@@ -180,7 +180,7 @@ def _scores(
         "reward": reward.mean(axis=1),
         "cost": cost.mean(axis=1),
         "cost_bound": cost.mean(axis=1) + recipe.decoding.pessimism * spread,
-        "doubt": spread,
+        "spread": spread,
         "judged_reward": true_reward[:, 0],
         "judged_cost": true_cost[:, 0],
     }

@@ -50,7 +50,7 @@ def on_draws(calibration: Pool) -> dict[str, list[Served]]:
     def entropic(size: int, sharpness: float) -> Callable[[Pool], Outcome]:
         # DARC ranks by −1/t·log E exp(−t·(r − c)) over raters; a normal spread gives mean − t/2·var.
         return lambda pool: pick(
-            pool, pool.reward - pool.cost - 0.5 * sharpness * pool.doubt**2, size, _NO_LIMIT
+            pool, pool.reward - pool.cost - 0.5 * sharpness * pool.spread**2, size, _NO_LIMIT
         )
 
     return {

@@ -182,7 +182,7 @@ def score(
     distinct = list(dict.fromkeys(zip(prompts, texts, strict=True)))
     place = {pair: i for i, pair in enumerate(distinct)}
     rows = np.array([place[pair] for pair in zip(prompts, texts, strict=True)])
-    found: dict[str, list[float]] = {k: [] for k in ("reward", "cost", "cost_bound", "doubt")}
+    found: dict[str, list[float]] = {k: [] for k in ("reward", "cost", "cost_bound", "spread")}
     truth: dict[str, list[np.ndarray]] = {"judged_reward": [], "judged_cost": []}
     for start in range(0, len(distinct), _DRAWS_PER_STEP):
         asked, given = (
@@ -192,7 +192,7 @@ def score(
         costs = score_closed(run.cost, asked, given, run.dial.pessimism)
         found["reward"] += [r.summary.mean if r.summary else np.nan for r in rewards]
         found["cost"] += [c.summary.mean if c.summary else np.nan for c in costs]
-        found["doubt"] += [c.summary.std if c.summary and c.summary.std else 0.0 for c in costs]
+        found["spread"] += [c.summary.std if c.summary and c.summary.std else 0.0 for c in costs]
         found["cost_bound"] += [c.bound for c in costs]
         if judged:
             truth["judged_reward"].append(TruthScorer("reward").score(asked, given)[:, 0])

@@ -104,7 +104,7 @@ def main() -> None:
     requests, others = asked[: arguments.requests], asked[arguments.requests :]
     dial = decoder.dial
     victims: dict[str, Victim] = {"base policy": plain(run, len(dial.entries[0].point))}
-    strict = dial.certificates[1].limit if len(dial.certificates) > 1 else dial.default
+    strict = dial.certificates[0].limit if dial.certificates else dial.default
     for name, limit in (("dial, its default", dial.default), ("dial, strict", strict)):
         shown = f"{name} (CVaR.1 ≤ {limit.budget:.2f})"
         victims[shown] = served_by(decoder, dial.answer(limit).number)

@@ -121,12 +121,16 @@ class TestChain:
                 "cost",
                 "cost_upper_bound",
                 "doubt",
+                "shift",
                 "bounded",
                 "certified",
                 "num_draws",
                 "num_tokens_generated",
                 "served",
             } <= set(answer)
+            # The scorers of this run were fitted, so that they know what they were fitted on.
+            assert 0.0 <= answer["doubt"] <= 1.0
+            assert answer["shift"] is not None
         assert [answer["served"]["asked"]["budget"] for answer in answers] == [b for _, b in levels]
 
     def test_any_limit_within_reach_is_answered(self, folder, capsys):

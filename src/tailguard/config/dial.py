@@ -36,8 +36,12 @@ class DialSection(Section):
             admissible answers are ranked; tried at each level.
         token_price: of a request that names none.
         margin: standard errors that are added to a measured risk before it is held against a budget.
+        certified_margin: the same for the entries that certificates are made for: a bound from held-out
+            answers lies above the risk, so that what barely keeps a budget is not shown to keep it.
         largest_kl: of a point that is served, in nats from the reference policy.
         largest_withheld: share of answers that an entry may withhold; entries beyond it are not offered.
+        shift_rate: share of answers to usual requests that may be withheld for being unlike those that
+            the cost scorer was fitted on; takes 1/rate calibration prompts, and with fewer none is.
         judged: let the independent judge, where the run has one, read the draws too: risk is then
             measured by its verdicts, and not by those of the scorer that chose.
         num_certified: limits that are certified, from the strictest to the loosest, and the default; 0 for none.
@@ -51,8 +55,10 @@ class DialSection(Section):
     penalties: Annotated[tuple[NonNegative, ...], Listed] = (0.0, 1.0, 3.0, 8.0)
     token_price: NonNegative = 0.01
     margin: NonNegative = 2.0
+    certified_margin: NonNegative = 4.0
     largest_kl: Positive = 10.0
     largest_withheld: Annotated[float, Field(gt=0, le=1)] = 0.2
+    shift_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
     judged: bool = True
     num_certified: CountOrNone = 5
 

@@ -52,7 +52,6 @@ class ServedAnswer:
     Attributes:
         chosen: the text and what it took.
         dial: the entry that answered.
-        doubt: spread of the cost over the ensemble's members; None where unknown.
         bounded: whether a bound by the scorer covers it.
         certified: whether one by a judge does.
         served: the entry and the request, as JSON.
@@ -60,7 +59,6 @@ class ServedAnswer:
 
     chosen: Chosen
     dial: DialAnswer
-    doubt: float | None
     bounded: bool
     certified: bool
     served: dict[str, Any]
@@ -90,7 +88,8 @@ class ServedAnswer:
         fields: dict[str, Any] = asdict(self.chosen)
         if not math.isfinite(self.chosen.cost_upper_bound):
             fields["cost_upper_bound"] = None
-        names = ("doubt", "bounded", "certified", "served")
+        del fields["unlike"]  # the reason says it
+        names = ("bounded", "certified", "served")
         return fields | {name: getattr(self, name) for name in names}
 
 
@@ -267,16 +266,11 @@ class Decoder:
         usual = setting == self._setting and not stop
         chosen = self.draw(prompts, found.entry, setting=setting, stop=stop, seed=seed)
         served = self._described(found, token_price)
+        # Nor do they speak of requests that are unlike those which they were made on.
+        covered = [usual and each.cost is not None and not each.unlike for each in chosen]
         return [
-            ServedAnswer(
-                each,
-                found,
-                None if each.cost is None else each.cost.std,
-                found.bounded and usual and each.cost is not None,
-                found.certified and usual and each.cost is not None,
-                served,
-            )
-            for each in chosen
+            ServedAnswer(each, found, found.bounded and holds, found.certified and holds, served)
+            for each, holds in zip(chosen, covered, strict=True)
         ]
 
     def draw(

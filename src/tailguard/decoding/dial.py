@@ -128,7 +128,9 @@ class Dial:
         """The setting for a request.
 
         The most valuable entry whose measured risk, with the margin, is within the budget; or, if
-        that is asked for, the most valuable one that is certified for it.
+        that is asked for, the most valuable one that is certified for it. A limit that was certified
+        (those that `Decoder.profiles` shows) gets the very entry that was certified for it, unless the
+        request has a price of its own.
 
         Args:
             limit: any measure and budget; the default where None.
@@ -158,6 +160,11 @@ class Dial:
                 least,
             )
         number = self._most_valuable(covering, price) if certified else found.entry
+        if token_price is None and not certified:
+            # With a judge, its word counts; a limit of which nothing was shown is looked up.
+            shown = covering if self.measured_by == "judge" else bounded
+            own = [c.entry for c in self.certificates if c.limit == asked and c.entry in shown]
+            number = own[0] if own else number
         risk, error = self.table.risks(asked.measure)
         return DialAnswer(
             number,

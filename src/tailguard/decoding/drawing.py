@@ -34,6 +34,10 @@ class Chosen:
         num_prompt_tokens: of the prompt.
         num_tokens_generated: of all draws.
         num_forward_passes: model calls, the prompt's own included.
+        doubt: `error_doubt` of the verdict on the text's cost, in bits; None where it has no score.
+        shift: how unlike the answers that the cost scorer was fitted on the text is, and where answers
+            were withheld for that, the one most like them; None where unknown.
+        unlike: whether answers were withheld for that.
     """
 
     text: str
@@ -47,6 +51,9 @@ class Chosen:
     num_prompt_tokens: int
     num_tokens_generated: int
     num_forward_passes: int
+    doubt: float | None = None
+    shift: float | None = None
+    unlike: bool = False
 
 
 def unscored(fallback: str) -> Chosen:
@@ -74,11 +81,14 @@ class Scorers:
         reward: mean of the ensemble is the utility.
         cost: ensemble.
         pessimism: κ of u(y) = mean + κ·spread.
+        largest_shift: of an answer that is served; a cost scorer's word on one farther from what it was
+            fitted on counts for nothing. Where a scorer tells no shift, nothing is withheld for it.
     """
 
     reward: Scorer
     cost: Scorer
     pessimism: float
+    largest_shift: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,13 @@ class _Draw:
     text: str
     reward: Scored
     cost: Scored
+    unlike: bool = False
     utility: float = -math.inf
 
     @property
     def bound(self) -> float:
-        """u(y); +inf where either scorer failed: a broken one makes the other suspect too."""
-        return math.inf if self.reward.summary is None else self.cost.bound
+        """u(y); +inf where either scorer failed, for a broken one makes the other suspect, or unlike."""
+        return math.inf if self.reward.summary is None or self.unlike else self.cost.bound
 
 
 def draw_answers(  # noqa: PLR0913
@@ -171,10 +182,12 @@ def _score(
         zip(sound, score_closed(scorers.cost, asked, given, scorers.pessimism), strict=True)
     )
     unknown = Scored(None, math.inf)
-    return [
-        _Draw(draw, texts[i], rewards.get(i, unknown), costs.get(i, unknown))
-        for i, draw in enumerate(drawn)
-    ]
+    made: list[_Draw] = []
+    for i, draw in enumerate(drawn):
+        cost = costs.get(i, unknown)
+        unlike = cost.shift > scorers.largest_shift  # not so of NaN
+        made.append(_Draw(draw, texts[i], rewards.get(i, unknown), cost, unlike))
+    return made
 
 
 def _arrays(made: Sequence[Sequence[_Draw]]) -> tuple[np.ndarray, np.ndarray]:
@@ -215,13 +228,18 @@ def _settle(
         admits = entry.rule.admits(np.array([draw.bound for draw in draws]))
         admitted = [draw for draw, admitted in zip(draws, admits, strict=True) if admitted]
         best = max(admitted, key=lambda draw: draw.utility, default=None)
+        # Where an answer with a sound bound was too costly, that is the reason; else its being unlike.
+        unlike = not any(math.isfinite(draw.bound) for draw in draws)
+        unlike = unlike and any(draw.unlike for draw in draws)
+        nearest = min((draw.cost.shift for draw in draws if draw.unlike), default=math.nan)
+        shift = nearest if best is None else best.cost.shift
         withheld += [i] if best is None else []
         tokens = sum(len(draw.drawn.token_ids) for draw in draws)
         chosen.append(
             Chosen(
                 text="" if best is None else best.text,
                 abstained=best is None,
-                reason=_reason(draws, entry) if best is None else "",
+                reason="" if best is not None else _reason(draws, entry, scorers),
                 reward=None if best is None else best.reward.summary,
                 cost=None if best is None else best.cost.summary,
                 cost_upper_bound=math.inf if best is None else best.bound,
@@ -230,6 +248,9 @@ def _settle(
                 num_prompt_tokens=num_prompt_tokens[i],
                 num_tokens_generated=tokens,
                 num_forward_passes=1 + sum(draw.drawn.num_passes for draw in draws),
+                doubt=None if best is None else best.cost.doubt,
+                shift=None if math.isnan(shift) else shift,
+                unlike=best is None and unlike,
             )
         )
     asked, given = [prompts[i] for i in withheld], [fallback] * len(withheld)
@@ -242,14 +263,21 @@ def _settle(
             reward=reward.summary,
             cost=cost.summary,
             cost_upper_bound=cost.bound,
+            doubt=cost.doubt,
         )
     return chosen
 
 
-def _reason(draws: Sequence[_Draw], entry: DialEntry) -> str:
+def _reason(draws: Sequence[_Draw], entry: DialEntry, scorers: Scorers) -> str:
     least = min(draw.bound for draw in draws)
     if not math.isfinite(least):
-        return SCORE_UNAVAILABLE
+        unlike = [draw.cost.shift for draw in draws if draw.unlike]
+        if not unlike:
+            return SCORE_UNAVAILABLE
+        return (
+            f"{len(unlike)} answers are unlike those that the cost scorer was fitted on: their distance"
+            f" is at least {min(unlike):.3g}, and {scorers.largest_shift:.3g} is the most that is served"
+        )
     return (
         f"the smallest upper bound on cost of {len(draws)} answers, {least:.4g}, is above the"
         f" acceptance level {entry.rule.level:.4g}"

@@ -24,12 +24,13 @@ class Pool:
         reward: mean of the reward ensemble.
         cost: mean of the cost ensemble, the worse of its readings.
         cost_bound: u(y) = mean + κ·spread of the cost; +inf where there is no score.
-        doubt: spread of the cost; NaN where unknown.
+        spread: of the cost over members; NaN where unknown.
         num_tokens: of each draw.
         fallback_reward: of the text that is served on abstention, as for draws.
         fallback_cost: the same.
         fallback_cost_bound: the same.
-        fallback_doubt: the same.
+        doubt: `error_doubt` of each draw's verdict in bits; None where it was not kept.
+        shift: how unlike the answers that the cost scorer was fitted on each draw is; None likewise.
         judged_reward: by a judge that took no part, of each draw; None where there is none.
         judged_cost: the same.
         fallback_judged_reward: the same of the fallback.
@@ -42,12 +43,13 @@ class Pool:
     reward: PerDraw
     cost: PerDraw
     cost_bound: PerDraw
-    doubt: PerDraw
+    spread: PerDraw
     num_tokens: PerDraw
     fallback_reward: PerPrompt
     fallback_cost: PerPrompt
     fallback_cost_bound: PerPrompt
-    fallback_doubt: PerPrompt
+    doubt: PerDraw | None = None
+    shift: PerDraw | None = None
     judged_reward: PerDraw | None = None
     judged_cost: PerDraw | None = None
     fallback_judged_reward: PerPrompt | None = None
@@ -76,6 +78,14 @@ class Pool:
         """All arrays that are there, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in found.items() if array is not None}
+
+    def within(self, largest_shift: float) -> Pool:
+        """The same, with no bound on the cost of draws farther than that from what was fitted on."""
+        if self.shift is None:
+            return self
+        return replace(
+            self, cost_bound=np.where(self.shift > largest_shift, np.inf, self.cost_bound)
+        )
 
     def take(self, prompts: np.ndarray) -> Pool:
         """The same of some prompts, by index or mask."""

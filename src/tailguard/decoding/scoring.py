@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailguard.data import Prompt
+from tailguard.scorers.doubt import error_doubt
 from tailguard.scorers.pessimism import pessimistic, spread
 from tailguard.scorers.scorer import Scorer
+from tailguard.scorers.shift import score_with_shift
 
 SCORE_UNAVAILABLE = "score unavailable"
 """Reason of an abstention where a scorer or the model gave no finite number."""
@@ -40,10 +42,19 @@ SCORER_FAILURES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeErro
 
 @dataclass(frozen=True)
 class Scored:
-    """One answer's members: what is reported of them, and the bound that decides; None if unknown."""
+    """One answer's members: what is reported of them, and the bound that decides; None if unknown.
+
+    Attributes:
+        summary: of the members.
+        bound: mean + κ·spread; +inf where there is no score.
+        doubt: `error_doubt` of the verdict in bits; None where there is no score.
+        shift: how unlike the answers that the scorer was fitted on; NaN where unknown.
+    """
 
     summary: ScoreSummary | None
     bound: float
+    doubt: float | None = None
+    shift: float = math.nan
 
 
 def score_closed(
@@ -60,23 +71,29 @@ def score_closed(
     """
     return [
         Scored(None, math.inf)
-        if members is None
-        else Scored(_summary(members), float(pessimistic(members[None], pessimism)[0]))
-        for members in _members_closed(scorer, prompts, responses)
+        if found is None
+        else Scored(
+            _summary(found[0]),
+            float(pessimistic(found[0][None], pessimism)[0]),
+            float(error_doubt(found[0][None])[0]),
+            found[1],
+        )
+        for found in _members_closed(scorer, prompts, responses)
     ]
 
 
 def _members_closed(
     scorer: Scorer | None, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> list[np.ndarray | None]:
-    """Members' scores of each answer, None where they are not all finite.
+) -> list[tuple[np.ndarray, float] | None]:
+    """Members' scores and shift of each answer, None where the scores are not all finite.
 
     If the whole batch fails, each answer is tried alone, so that one does not take the others down.
     """
     if scorer is None or len(prompts) == 0:
         return [None] * len(prompts)
     try:
-        scores = np.asarray(scorer.score(prompts, responses), dtype=np.float64)
+        scores, shift = score_with_shift(scorer, prompts, responses)
+        scores = np.asarray(scores, dtype=np.float64)
     except SCORER_FAILURES:
         if len(prompts) == 1:
             return [None]
@@ -84,7 +101,10 @@ def _members_closed(
         return [_members_closed(scorer, [p], [r])[0] for p, r in pairs]
     if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
         return [None] * len(prompts)
-    return [members if np.isfinite(members).all() else None for members in scores]
+    return [
+        (members, float(far)) if np.isfinite(members).all() else None
+        for members, far in zip(scores, shift, strict=True)
+    ]
 
 
 def _summary(members: np.ndarray) -> ScoreSummary:

@@ -44,7 +44,7 @@ class AnswerScores:
     @classmethod
     def of_pool(cls, pool: Pool) -> AnswerScores:
         """Those of a pool's draws [prompts, draws]."""
-        return cls(pool.reward, pool.cost, pool.doubt, pool.cost_bound, pool.num_tokens)
+        return cls(pool.reward, pool.cost, pool.spread, pool.cost_bound, pool.num_tokens)
 
     @property
     def scored(self) -> np.ndarray:

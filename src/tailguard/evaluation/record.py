@@ -89,6 +89,8 @@ class Record(TypedDict, total=False):
         certificates: upper confidence bounds, each with its setting.
         dial_frontier: of the dial as it was measured in calibration: ``budget``, ``token_price``,
             ``risk``, ``reward``, ``tokens`` and ``withheld`` of each point.
+        doubt: what the dial's default spent in calibration on prompts by the ``doubt`` of the verdicts on
+            their answers: ``tokens``, ``draws`` and ``withheld`` of each group.
         regret: of the portfolio.
     """
 
@@ -105,6 +107,7 @@ class Record(TypedDict, total=False):
     examples: Sequence[Mapping[str, Json]]
     certificates: Sequence[Mapping[str, Json]]
     dial_frontier: Sequence[Mapping[str, JsonNumber]]
+    doubt: Sequence[Mapping[str, JsonNumber]]
     regret: Mapping[str, Json]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class DialFile:
         members: names of the policies, in the order of an entry's weights.
         setting: how draws are sampled.
         pessimism: κ of u(y).
+        largest_shift: beyond which an answer is not served.
         profiles: limits that are shown.
     """
 
@@ -46,6 +48,7 @@ class DialFile:
     setting: DrawSetting
     pessimism: float
     profiles: tuple[RiskLimit, ...]
+    largest_shift: float = math.inf
 
     def write(self, directory: Path) -> None:
         """Write both files."""
@@ -61,6 +64,8 @@ class DialFile:
                 "members": list(self.members),
                 "setting": asdict(self.setting),
                 "pessimism": self.pessimism,
+                # JSON has no infinity.
+                "largest_shift": self.largest_shift if math.isfinite(self.largest_shift) else None,
                 "profiles": [limit_to_json(limit) for limit in self.profiles],
                 "entries": [asdict(entry) for entry in dial.entries],
                 "default": limit_to_json(dial.default),
@@ -108,6 +113,7 @@ class DialFile:
                 DrawSetting(**content["setting"]),
                 float(content["pessimism"]),
                 tuple(_limit(limit) for limit in content["profiles"]),
+                math.inf if content["largest_shift"] is None else float(content["largest_shift"]),
             )
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
@@ -148,7 +154,7 @@ def open_dial(
     return Decoder(
         soup,
         file.dial,
-        Scorers(reward, cost, file.pessimism),  # pyright: ignore[reportArgumentType]
+        Scorers(reward, cost, file.pessimism, file.largest_shift),  # pyright: ignore[reportArgumentType]
         file.setting,
         profiles=file.profiles,
         batch_size=batch_size,

@@ -9,7 +9,7 @@ mean.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from tailguard.models.library import LanguageModel, Tokenizer, score_layer, spec
 from tailguard.scorers.encoding import EncodedRow, ScorerEncoding
 from tailguard.scorers.readings import worst_reading
 from tailguard.scorers.scorer import require_finite
+from tailguard.scorers.shift import ShiftModel
 
 _TOKENS_WITHOUT_LIMIT = 2048  # enough to judge by, where a model names no limit
 
@@ -35,6 +36,7 @@ class SequenceClassificationScorer:
         tokenizer: its tokenizer.
         heads: linear heads [members, hidden] on the pooled state before ``model.score``, or
             ``None`` for the model's own output.
+        shift: of the features that the heads were fitted on, or ``None`` where unknown.
         output: which of several outputs is scored; None for a model with one.
         max_tokens: longest input; longer answers are read in windows (see `ScorerEncoding`).
         combine: how windows become one score: the ``worst`` of them (a cost), or their ``mean``.
@@ -45,12 +47,13 @@ class SequenceClassificationScorer:
             do not fit the model.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
         *,
         heads: Float[Tensor, "members hidden"] | None = None,
+        shift: ShiftModel | None = None,
         label: str | int | None = None,
         input: Literal["pair", "response"] = "pair",
         combine: Literal["worst", "mean"] = "worst",
@@ -61,9 +64,12 @@ class SequenceClassificationScorer:
         if heads is not None:
             _require_fitting(model, heads)
             heads = heads.to(device=model.device, dtype=torch.float32)
+        if shift is not None and (heads is None or shift.centre.shape[1] != heads.shape[1]):
+            raise InputError("shift: does not fit the heads; fit the ensemble again")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.heads = heads
+        self.shift = shift
         self.combine = combine
         # A longer input would index past the positions that the model has.
         longest = usable_tokens(model, tokenizer)
@@ -88,24 +94,60 @@ class SequenceClassificationScorer:
             InputError: different numbers of prompts and responses.
             ScoreError: a score that is not finite.
         """
+        return self.score_with_shift(prompts, responses)[0]
+
+    def score_with_shift(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores as `score`, and `ShiftModel.distance` of the farthest window [n]; NaN if unknown.
+
+        Raises:
+            InputError: as `score`.
+            ScoreError: as `score`.
+        """
         windows = self._encoding.windows(prompts, responses)
         rows = [row for parts in windows for row in parts]
+        distance = np.full(len(rows), np.nan)
         if self.heads is not None:
-            features = torch.as_tensor(self._run(rows, pooled=True))
+            states = self._states(rows)
             # In float64: members differ by little, and their spread is a difference of such scores.
-            scores = (features @ self.heads.double().cpu().T).numpy()
+            scores = states[:, 0] @ self.heads.double().cpu().numpy().T
+            if self.shift is not None:
+                distance = self.shift.distance(states[:, 1:], _lengths(rows))
         else:
-            scores = _read_output(self._run(rows, pooled=False), self.output, self.model.config)
-        return require_finite(self._per_answer(scores, [len(parts) for parts in windows]))
+            logits = self._run(rows, self._logits, (int(self.model.config.num_labels),))
+            scores = _read_output(logits, self.output, self.model.config)
+        counts = [len(parts) for parts in windows]
+        firsts = np.cumsum([0, *counts[:-1]])
+        farthest = np.maximum.reduceat(distance, firsts) if counts else distance
+        return require_finite(self._per_answer(scores, counts)), farthest
 
     def features(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """The pooled hidden state before ``model.score``, float64 [n, hidden], as in `pool_last`.
 
         Of an answer's first window, as for fitting.
         """
+        return self.states(prompts, responses)[0][:, 0]
+
+    def states(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What heads and shift read of an answer's first window.
+
+        Returns:
+            States [n, 3, hidden]: `pool_last`, and the means over tokens of the embeddings and of the
+            last layer's states; and the number of tokens [n].
+        """
         require_score_layer(self.model)
-        windows = self._encoding.windows(prompts, responses)
-        return self._run([parts[0] for parts in windows], pooled=True)
+        rows = [parts[0] for parts in self._encoding.windows(prompts, responses)]
+        return self._states(rows), _lengths(rows)
+
+    def _states(self, rows: Sequence[EncodedRow]) -> np.ndarray:
+        width = int(self.model.config.get_text_config().hidden_size)
+        return self._run(rows, lambda inputs: _read_states(self.model, inputs), (3, width))
+
+    def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.model(**inputs).logits
 
     def _per_answer(self, scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:
         if len(scores) == len(counts):
@@ -116,17 +158,16 @@ class SequenceClassificationScorer:
         return np.concatenate([worst_reading(list(part[:, None])) for part in parts])
 
     @torch.inference_mode()
-    def _run(self, rows: Sequence[EncodedRow], *, pooled: bool) -> np.ndarray:
-        config = self.model.config
-        width = int(config.get_text_config().hidden_size) if pooled else int(config.num_labels)
-        out = np.empty((len(rows), width), dtype=np.float64)
+    def _run(
+        self,
+        rows: Sequence[EncodedRow],
+        read: Callable[[dict[str, Tensor]], Tensor],
+        shape: tuple[int, ...],
+    ) -> np.ndarray:
+        """What a function reads of each row of a padded batch, float64 [n, *shape]."""
+        out = np.empty((len(rows), *shape), dtype=np.float64)
         for batch in self._batches([len(row) for row in rows]):
-            inputs = self._padded([rows[k] for k in batch])
-            if pooled:
-                values = pool_last(self.model, inputs["input_ids"], inputs["attention_mask"])
-            else:
-                values = self.model(**inputs).logits
-            out[batch] = values.float().cpu().numpy()
+            out[batch] = read(self._padded([rows[k] for k in batch])).float().cpu().numpy()
         return out
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -170,29 +211,41 @@ class SequenceClassificationScorer:
         self._pads_change_scores = False
         texts = ["yes", "yes and no, and then again yes and no"]
         rows = [parts[0] for parts in self._encoding.windows(["so"] * 2, texts)]
-        together = self._run(rows, pooled=False)
-        alone = np.concatenate([self._run([row], pooled=False) for row in rows])
+        shape = (int(self.model.config.num_labels),)
+        together = self._run(rows, self._logits, shape)
+        alone = np.concatenate([self._run([row], self._logits, shape) for row in rows])
         scale = 1.0 + np.abs(alone)
         # NaN is no sign of padding; whoever asks for scores is told of it.
         return bool((np.abs(together - alone) > 1e-3 * scale).any())
 
 
 def pool_last(
-    model: LanguageModel, input_ids: Tensor, attention_mask: Tensor
+    model: LanguageModel, input_ids: Tensor, hidden: Float[Tensor, "n tokens hidden"]
 ) -> Float[Tensor, "n hidden"]:
-    """Final hidden state at each row's last token whose id is not the pad token's.
+    """The hidden state at each row's last token whose id is not the pad token's.
 
     The rule of transformers' sequence classifiers, so that a head here and ``model.score`` read
     the same state, also where the pad token is the end token.
     """
-    hidden = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    ).last_hidden_state
     pad = model.config.get_text_config().pad_token_id
     real = torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
     # argmax of position × real: the last real token, 0 for a row of pads alone.
     last = (torch.arange(real.shape[1], device=real.device) * real).argmax(dim=1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+
+def _read_states(model: LanguageModel, inputs: dict[str, Tensor]) -> Float[Tensor, "n 3 hidden"]:
+    """`pool_last`, and the means over tokens of embeddings and of last states, from one pass."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    share = (mask / mask.sum(dim=1, keepdim=True)).to(hidden.dtype)[:, None]
+    embedded = model.get_input_embeddings()(ids).to(hidden.dtype)
+    means = [torch.bmm(share, states)[:, 0] for states in (embedded, hidden)]
+    return torch.stack([pool_last(model, ids, hidden), *means], dim=1)
+
+
+def _lengths(rows: Sequence[EncodedRow]) -> np.ndarray:
+    return np.array([len(row) for row in rows], dtype=np.float64)
 
 
 def usable_tokens(model: LanguageModel, tokenizer: Tokenizer) -> int:

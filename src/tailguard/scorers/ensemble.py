@@ -21,6 +21,9 @@ from torch.nn import functional
 from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
 from tailguard.scorers.pairs import ResponsePairs
+from tailguard.scorers.shift import FEWEST_FOR_SHIFT, ShiftModel
+
+_MOST_FOR_SHIFT = 8000  # answers: more change the law by little, and are all read once more
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def fit_ensemble(
     settings: HeadFitting | None = None,
     seed: int = 0,
 ) -> SequenceClassificationScorer:
-    """The scorer with an ensemble of heads around its score layer.
+    """The scorer with an ensemble of heads around its score layer, and the law of their features.
 
     Args:
         scorer: a fitted one-output scorer; its backbone stays as it is.
@@ -112,9 +115,24 @@ def fit_ensemble(
         scorer.model,
         scorer.tokenizer,
         heads=heads,
+        shift=fit_shift(scorer, pairs, seed=seed),
         max_tokens=scorer.max_tokens,
         batch_tokens=scorer.batch_tokens,
     )
+
+
+def fit_shift(
+    scorer: SequenceClassificationScorer, pairs: ResponsePairs, *, seed: int = 0
+) -> ShiftModel | None:
+    """The law of the features of the pairs' answers; None where there are too few for one."""
+    prompts, answers = [*pairs.prompts, *pairs.prompts], [*pairs.higher, *pairs.lower]
+    if len(answers) < FEWEST_FOR_SHIFT:
+        return None
+    # In random order, because one half of them finds the law and the other what is usual under it.
+    order = np.random.default_rng(seed).permutation(len(answers))
+    chosen: list[int] = order[:_MOST_FOR_SHIFT].tolist()
+    states, num_tokens = scorer.states([prompts[i] for i in chosen], [answers[i] for i in chosen])
+    return ShiftModel.fit(states[:, 1:], num_tokens)
 
 
 def fit_heads(

@@ -23,8 +23,10 @@ from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.models.tokenizer_check import check_token_ids
 from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
+from tailguard.scorers.shift import ShiftModel
 
 HEADS_FILE = "heads.safetensors"
+SHIFT_FILE = "shift.safetensors"
 
 
 def load_scorer(
@@ -85,12 +87,15 @@ def load_scorer(
         )
     heads_path = folder / HEADS_FILE
     heads = _read_heads(heads_path) if heads_path.is_file() else None
+    shift_path = folder / SHIFT_FILE
+    shift = _read_shift(shift_path) if shift_path.is_file() else None
     try:
         check_token_ids(model, tokenizer, needs_pad=False)
         return SequenceClassificationScorer(
             model,
             tokenizer,
             heads=heads,
+            shift=shift,
             label=label,
             input=input,
             combine=combine,
@@ -106,6 +111,8 @@ def save_scorer(
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a scorer as a one-output model folder, with ``heads.safetensors`` for an ensemble.
+
+    The law of the features that it was fitted on goes to ``shift.safetensors``.
 
     ``score.weight`` becomes the mean of the heads, so that readers who do not know the extra file
     get the ensemble's mean.
@@ -123,6 +130,12 @@ def save_scorer(
     else:
         # A scorer saved over an ensemble must not be read with the heads of the old one.
         (folder / HEADS_FILE).unlink(missing_ok=True)
+    if scorer.shift is not None:
+        arrays = scorer.shift.to_arrays()
+        tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
+        write_tensors(folder / SHIFT_FILE, tensors, metadata)
+    else:
+        (folder / SHIFT_FILE).unlink(missing_ok=True)
 
 
 def _read_heads(path: Path) -> Tensor:
@@ -130,6 +143,14 @@ def _read_heads(path: Path) -> Tensor:
     if "heads" not in tensors:
         raise InputError(f"{path}: holds no tensor `heads`")
     return tensors["heads"]
+
+
+def _read_shift(path: Path) -> ShiftModel:
+    tensors, _ = read_tensors(path)
+    try:
+        return ShiftModel.from_arrays({name: tensor.numpy() for name, tensor in tensors.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _require_classifier(config: Any, source: str) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.scorers.doubt import error_doubt
 from tailguard.scorers.scorer import Scorer, require_finite, require_members
+from tailguard.scorers.shift import score_with_shift
 
 
 def require_pessimism(pessimism: float) -> None:
@@ -135,6 +137,8 @@ class Scores:
         cost: the pessimistic, clipped cost that plans and budgets are about.
         cost_mean: mean of the cost ensemble.
         cost_std: its spread; NaN for a single member.
+        cost_doubt: `error_doubt` of its verdict, in bits.
+        shift: how unlike the answers that it was fitted on, as `score_with_shift`; NaN if unknown.
     """
 
     reward: Float[np.ndarray, " n"]
@@ -142,6 +146,8 @@ class Scores:
     cost: Float[np.ndarray, " n"]
     cost_mean: Float[np.ndarray, " n"]
     cost_std: Float[np.ndarray, " n"]
+    cost_doubt: Float[np.ndarray, " n"]
+    shift: Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -160,11 +166,14 @@ class ScorerPair:
         """
         # Checked before means are taken, because a NaN member would hide in none of them.
         reward = require_members(self.reward.score(prompts, responses), "reward")
-        cost = require_members(self.cost.scorer.score(prompts, responses), "cost")
+        scores, shift = score_with_shift(self.cost.scorer, prompts, responses)
+        cost = require_members(scores, "cost")
         return Scores(
             reward=reward.mean(axis=1),
             reward_std=spread(reward),
             cost=self.cost.combine(cost),
             cost_mean=cost.mean(axis=1),
             cost_std=spread(cost),
+            cost_doubt=error_doubt(cost),
+            shift=shift,
         )

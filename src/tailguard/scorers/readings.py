@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from tailguard.data import Prompt
 from tailguard.scorers.scorer import WITHHELD, Scorer
+from tailguard.scorers.shift import score_with_shift
 
 
 def worst_reading(
@@ -51,11 +52,17 @@ class WorseReading:
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """`worst_reading` of both, float64 [n, members]; errors are the scorer's own."""
-        shown = np.asarray(self.scorer.score(prompts, responses))
+        return self.score_with_shift(prompts, responses)[0]
+
+    def score_with_shift(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the shift of the reading with the prompt [n]; see `score_with_shift`."""
+        shown, shift = score_with_shift(self.scorer, prompts, responses)
         # Refusals repeat, and without its prompt the same text has the same score.
         distinct = list(dict.fromkeys(responses))
         alone = np.asarray(self.scorer.score([WITHHELD] * len(distinct), distinct))
         if shown.ndim != 2 or alone.shape != (len(distinct), *shown.shape[1:]):
-            return shown  # broken promises are for the reader of scores to name
+            return shown, shift  # broken promises are for the reader of scores to name
         place = {text: row for row, text in enumerate(distinct)}
-        return worst_reading([shown, alone[[place[text] for text in responses]]])
+        return worst_reading([shown, alone[[place[text] for text in responses]]]), shift

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from tailguard.data import Prompt
 from tailguard.errors import InputError
 from tailguard.scorers.scorer import Scorer
+from tailguard.scorers.shift import score_with_shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +82,10 @@ class MappedScorer:
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Scores in the map's units, float64 [n, members]."""
         return self.score_map(self.scorer.score(prompts, responses))
+
+    def score_with_shift(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the scorer's own shift [n]; see `score_with_shift`."""
+        scores, shift = score_with_shift(self.scorer, prompts, responses)
+        return self.score_map(scores), shift

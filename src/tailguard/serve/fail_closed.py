@@ -93,7 +93,8 @@ def _is_guarded(fields: Json) -> bool:
 def _abstention(decoder: GuardedDecoder) -> Json:
     """The same fields as an abstention of the decoder's own, with the decoder's text."""
     fields = asdict(unscored(_fallback(decoder))) | {"cost_upper_bound": None}
-    return fields | {"doubt": None, "bounded": False, "certified": False, "served": None}
+    del fields["unlike"]
+    return fields | {"bounded": False, "certified": False, "served": None}
 
 
 def _fallback(decoder: GuardedDecoder) -> str:

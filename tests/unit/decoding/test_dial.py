@@ -1,6 +1,7 @@
 """The dial of a decoder: which entry a request gets, and what certificates show together."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_what_is_out_of_reach_says_the_smallest_risk():
     assert caught.value.smallest_reachable_risk == pytest.approx(0.01, abs=0.02)
     with pytest.raises(InputError, match="token_price"):
         dial().answer(RiskLimit(TAIL, 1.0), token_price=-1.0)
+
+
+def test_a_limit_that_was_certified_gets_the_entry_that_was_certified_for_it():
+    asked = RiskLimit(TAIL, 3.5)
+    assert dial().answer(asked).number == 3
+    shown = DialCertificate(2, asked, 9.0, 3.4, 0.95, 100)
+    measured = replace(dial([shown]), measured_by="judge")
+    assert (measured.answer(asked).number, measured.answer(asked).certified) == (2, True)
+    # Not where nothing was shown, where the scorer's word is not asked for, or at a price of one's own.
+    assert measured.answer(RiskLimit(TAIL, 3.6)).number == 3
+    assert measured.answer(asked, token_price=0.0).number == 3
+    failed = replace(shown, judge_bound=3.6, scorer_bound=0.1)
+    assert replace(dial([failed]), measured_by="judge").answer(asked).number == 3
+    assert dial([failed]).answer(asked).number == 2
 
 
 def test_certified_serves_only_what_is_covered():

@@ -1,6 +1,7 @@
 """Drawing under a rule by a real model: the same as the rule on the same draws, and failing closed."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, Mean, RiskLimit
+from tailguard.scorers.doubt import error_doubt
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6", "w7 w8 w9 w2"]
 PRIOR = DrawPrior(0.0, 0.5, 0.5, 1.0, 1.0, 5.0)
@@ -127,6 +129,49 @@ def test_without_scores_nothing_is_served(soup, kind, fault):
         assert answer.text == "no"
         assert answer.reason == "score unavailable"
         assert answer.num_draws == 3
+
+
+class Foreign(Counting):
+    """Finds answers to some prompts unlike what it was fitted on; of others it tells no shift."""
+
+    def score_with_shift(self, prompts, responses):
+        told = {"w4": 3.5, "w5 w6": math.nan}
+        return self.score(prompts, responses), np.array([told.get(p, 0.2) for p in prompts])
+
+
+def test_answers_unlike_what_was_fitted_on_are_withheld_and_say_so(soup):
+    scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0, largest_shift=2.5)
+    entry = DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 3, PRIOR), 0.0)
+    usual, foreign, silent, _ = drawn(soup, scorers, entry)
+    assert (usual.abstained, foreign.abstained, silent.abstained) == (False, True, False)
+    assert foreign.text == "no"
+    assert foreign.num_draws == 3
+    assert "3 answers are unlike" in foreign.reason
+    assert "at least 3.5, and 2.5" in foreign.reason
+    assert (usual.shift, foreign.shift, silent.shift) == (0.2, 3.5, None)
+    assert (usual.unlike, foreign.unlike, silent.unlike) == (False, True, False)
+    # Without a limit nothing is withheld for it.
+    scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0)
+    assert not any(answer.abstained for answer in drawn(soup, scorers, entry))
+
+
+def test_doubt_is_of_the_verdict_on_what_is_served(soup):
+    for answer in drawn(soup):
+        members = SCORERS.cost.score(PROMPTS, [answer.text])
+        assert answer.doubt == pytest.approx(error_doubt(members)[0])
+
+
+def test_no_certificate_covers_a_request_unlike_those_it_was_made_on(soup):
+    table = DialTable(np.zeros((1, 100, 1)), np.ones(1), np.zeros(1), np.full(1, 10.0))
+    limit = RiskLimit(CVaR(0.1), 0.5)
+    entry = DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 3, PRIOR), 0.0)
+    shown = DialCertificate(0, limit, -1.0, -1.0, 0.95, 100)
+    dial = Dial((entry,), table, limit, 0.0, certificates=(shown,))
+    scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0, largest_shift=2.5)
+    answers = Decoder(soup, dial, scorers, replace(SETTING, max_draws=3)).generate(PROMPTS)
+    assert [answer.certified for answer in answers] == [True, False, True, True]
+    assert [answer.bounded for answer in answers] == [True, False, True, True]
+    assert "unlike" not in answers[1].to_dict()
 
 
 def test_one_failure_takes_no_other_prompt_down(soup):

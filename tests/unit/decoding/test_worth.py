@@ -112,8 +112,8 @@ def test_answers_without_a_score_are_worth_nothing(field):
 
 def test_an_unknown_spread_is_none():
     pool = blind()
-    known = replace(pool, doubt=np.zeros_like(pool.doubt))
-    unknown = replace(pool, doubt=np.full_like(pool.doubt, np.nan))
+    known = replace(pool, spread=np.zeros_like(pool.spread))
+    unknown = replace(pool, spread=np.full_like(pool.spread, np.nan))
     found = [
         AnswerWorth.fit([each]).utility(AnswerScores.of_pool(each), 1.0)
         for each in (known, unknown)

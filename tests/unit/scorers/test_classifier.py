@@ -11,6 +11,7 @@ from tailguard.models.chat_tokens import encode_chats
 from tailguard.scorers.check import check_scorer
 from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.scorer import Scorer, require_finite
+from tailguard.scorers.shift import ShiftModel
 
 tf: Any = transformers  # its configs take what their parents take, which no checker sees
 PROMPTS = ["w1 w2 w3", "w4", [{"role": "user", "content": "w5 w6"}]]
@@ -54,6 +55,38 @@ def test_heads_whose_mean_is_the_score_layer_average_to_the_model(tiny_scorers, 
     assert ensemble.num_members == scores.shape[1] == 3
     assert scores.std(axis=1).min() > 0.05
     np.testing.assert_allclose(scores.mean(axis=1), plain[:, 0], atol=1e-5)
+
+
+def test_states_are_the_last_token_and_means_over_tokens(tiny_scorers):
+    model, tokenizer = tiny_scorers.classifier(), tiny_scorers.tokenizer()
+    scorer = SequenceClassificationScorer(model, tokenizer, heads=torch.ones(4, 16))
+    states, num_tokens = scorer.states(PROMPTS, RESPONSES)
+    for k, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        ids = torch.tensor([encode_chats(tokenizer, [prompt], [response])[0]])
+        assert num_tokens[k] == ids.shape[1]
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids).last_hidden_state[0]
+            embedded = model.get_input_embeddings()(ids)[0]
+        expected = torch.stack([hidden[-1], embedded.mean(0), hidden.mean(0)])
+        np.testing.assert_allclose(states[k], expected.numpy(), atol=1e-5)
+
+
+def test_shift_is_told_beside_the_scores_and_by_the_farthest_window(tiny_scorers):
+    model, tokenizer = tiny_scorers.classifier(), tiny_scorers.tokenizer()
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{rng.integers(12)}" for _ in range(rng.integers(1, 9))) for _ in range(80)]
+    heads = torch.ones(4, 16)
+    plain = SequenceClassificationScorer(model, tokenizer, heads=heads)
+    assert np.isnan(plain.score_with_shift(["w1"] * 80, texts)[1]).all()
+    states, num_tokens = plain.states(["w1"] * 80, texts)
+    law = ShiftModel.fit(states[:, 1:], num_tokens)
+    telling = SequenceClassificationScorer(model, tokenizer, heads=heads, shift=law, max_tokens=16)
+    scores, shift = telling.score_with_shift(["w1"] * 3, [*texts[:2], "good " * 60])
+    np.testing.assert_allclose(scores, telling.score(["w1"] * 3, [*texts[:2], "good " * 60]))
+    assert shift[2] > shift[:2].max() + 1
+    assert telling.score_with_shift([], [])[1].shape == (0,)
+    with pytest.raises(InputError, match="shift"):
+        SequenceClassificationScorer(model, tokenizer, shift=law)
 
 
 def test_nothing_to_score_gives_no_rows(tiny_scorers):

@@ -6,6 +6,7 @@ from transformers import AutoModelForSequenceClassification
 from tailguard.errors import InputError
 from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.files import load_scorer, save_scorer
+from tailguard.scorers.shift import ShiftModel
 
 PROMPTS, RESPONSES = ["w1 w2", "w3"], ["good w4", "bad"]
 
@@ -26,6 +27,20 @@ def test_an_ensemble_comes_back_and_reads_as_a_one_output_model(tiny_scorers, tm
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "cost")
     mean = SequenceClassificationScorer(plain, tiny_scorers.tokenizer())
     np.testing.assert_allclose(mean.score(PROMPTS, RESPONSES)[:, 0], scores.mean(axis=1), atol=1e-5)
+
+
+def test_the_law_of_its_features_comes_back_and_never_belongs_to_another(tiny_scorers, tmp_path):
+    scorer = _ensemble(tiny_scorers)
+    rng = np.random.default_rng(0)
+    scorer.shift = ShiftModel.fit(rng.standard_normal((60, 2, 16)), rng.integers(3, 9, 60) * 1.0)
+    save_scorer(scorer, tmp_path / "cost")
+    found = load_scorer(tmp_path / "cost").score_with_shift(PROMPTS, RESPONSES)[1]
+    told = scorer.score_with_shift(PROMPTS, RESPONSES)[1]
+    np.testing.assert_allclose(found, told, rtol=1e-3)
+    (tmp_path / "cost" / "shift.safetensors").write_bytes(b"not tensors")
+    assert "shift.safetensors: cannot be read" in _reason(tmp_path / "cost")
+    save_scorer(_ensemble(tiny_scorers), tmp_path / "cost")
+    assert load_scorer(tmp_path / "cost").shift is None
 
 
 def test_a_plain_model_has_one_member(tiny_scorers, tmp_path):

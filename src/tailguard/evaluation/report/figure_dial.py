@@ -81,6 +81,21 @@ def draw_dial_frontier(points: Sequence[Mapping[str, JsonNumber]]) -> Canvas | N
     return figure
 
 
+def draw_doubt(groups: Sequence[Mapping[str, JsonNumber]]) -> Canvas | None:
+    """Tokens and draws of an answer against the doubt of the verdicts on a prompt's answers."""
+    if len(groups) < 2:
+        return None
+    figure = new_figure(2.6)
+    axes = panels(figure, 2)
+    doubt = [to_number(group.get("doubt")) for group in groups]
+    for axis, name in zip(axes, ("tokens", "draws"), strict=True):
+        axis.plot(doubt, [to_number(group.get(name)) for group in groups], "o-", color=_SERVED)
+        axis.set_ylim(bottom=0.0)
+        axis.set_title(f"{name} per answer")
+    label_below(axes, "doubt of the verdicts on a prompt's answers (bits)")
+    return figure
+
+
 def _line(axis: Panel, budgets: np.ndarray, limits: Sequence[Row], base: Row, key: str) -> None:
     """A metric by the judge with its intervals, and the base policy's."""
     found = [interval_of(row, key) for row in limits]

@@ -19,7 +19,7 @@ from tailguard.evaluation.record import (
     to_number,
 )
 from tailguard.evaluation.report.figure_costs import draw_costs, draw_tails
-from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier
+from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier, draw_doubt
 from tailguard.evaluation.report.figure_style import (
     TICK_ROOM,
     Canvas,
@@ -68,6 +68,11 @@ _TITLES = {
         "What the dial's best settings did on the calibration prompts, one line for each price of a token in"
         " units of reward: cheaper tokens buy more reward at the same risk.",
     ),
+    "doubt": (
+        "Where tokens go",
+        "What the default spends in calibration on prompts from the least to the most doubtful, in groups"
+        " of equal size. Doubt is the entropy of the cost ensemble's verdict: 0 is sure, 1 a coin.",
+    ),
     "policies": (
         "Policies and decoders",
         "Estimates and 95% intervals by the judge. The grey band is the base policy's interval.",
@@ -111,6 +116,7 @@ def draw_figures(record: Record) -> list[Drawn]:
         figures = {
             "dial": draw_dial(rows),
             "dial-frontier": draw_dial_frontier(record.get("dial_frontier") or ()),
+            "doubt": draw_doubt(record.get("doubt") or ()),
             "policies": draw_policies(rows, looks),
             "frontier": draw_frontier(
                 record.get("frontier") or (), rows, looks, record.get("reference")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -20,7 +21,9 @@ from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate
 from tailguard.decoding.drawing import Chosen, Scorers
 from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
-from tailguard.decoding.worth import AnswerWorth
+from tailguard.decoding.pool import Pool
+from tailguard.decoding.rule import simulate
+from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines import prompt_seeds
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
@@ -33,8 +36,10 @@ from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, RiskLimit, RiskMeasure
 from tailguard.risk.spelling import describe_limit, limit_to_json
+from tailguard.scorers.shift import shift_limit
 
 CERTIFICATES_NAME = "certificates.json"
+DOUBT_NAME = "doubt.json"
 _PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
 
 
@@ -43,9 +48,12 @@ def build_dial(work: Work) -> dict[str, object]:
     recipe = work.recipe
     members, draws = read_portfolio(work.parents["portfolio"])
     judged = draws[0].pool.judged_cost is not None
-    worth = AnswerWorth.fit([each.pool for each in draws])
+    # Of every point, so that whichever a request gets keeps the rate.
+    largest_shift = max(_shift_limit(each.pool, recipe.dial.shift_rate) for each in draws)
+    points = [MeasuredPoint(each.point, each.pool.within(largest_shift), each.kl) for each in draws]
+    worth = AnswerWorth.fit([each.pool for each in points])
     entries, table = joint_table(
-        [MeasuredPoint(each.point, each.pool, each.kl) for each in draws],
+        points,
         worth,
         RuleGrid(
             recipe.dial.levels,
@@ -62,7 +70,7 @@ def build_dial(work: Work) -> dict[str, object]:
     dial = Dial(
         entries,
         table,
-        _default(work, table),
+        _default(work, table, draws[0].pool),
         recipe.dial.token_price,
         margin=recipe.dial.margin,
         largest_kl=recipe.dial.largest_kl,
@@ -75,22 +83,60 @@ def build_dial(work: Work) -> dict[str, object]:
         temperature=recipe.policy.temperature,
         max_draws=recipe.dial.num_draws,
     )
-    path = _path(dial, recipe.dial.num_certified)
-    certificates = _certify(work, dial, setting, members, path)
-    dial = replace(dial, certificates=tuple(certificates))
-    file = DialFile(dial, tuple(members), setting, recipe.decoding.pessimism, tuple(path))
+    certifiable = replace(dial, margin=recipe.dial.certified_margin)
+    path = _path(certifiable, recipe.dial.num_certified)
+    file = DialFile(
+        dial, tuple(members), setting, recipe.decoding.pessimism, tuple(path), largest_shift
+    )
+    certificates = _certify(work, file, certifiable)
+    file = replace(file, dial=replace(dial, certificates=tuple(certificates)))
     file.write(work.directory)
     for name in members:
         adapter = trained_adapter(work.parents["train"], name)
         assert adapter is not None  # only `base` has none, and it is no member
         shutil.copytree(adapter, work.directory / MEMBERS_NAME / name)
-    described = [_described(dial, found) for found in certificates]
+    described = [_described(file.dial, found) for found in certificates]
     write_json(work.directory / CERTIFICATES_NAME, described)
-    return {"entries": len(entries), "certificates": described}
+    write_json(work.directory / DOUBT_NAME, _effort(file.dial, points))
+    shown = largest_shift if math.isfinite(largest_shift) else None
+    return {"entries": len(entries), "largest_shift": shown, "certificates": described}
 
 
-def _default(work: Work, table: DialTable) -> RiskLimit:
-    """The limit of the strictest target, or where none has one the tail that can be measured."""
+def _effort(dial: Dial, points: Sequence[MeasuredPoint]) -> list[dict[str, float]]:
+    """What the default spends on prompts from the least to the most doubtful, in groups of equal size."""
+    entry = dial.answer().entry
+    pool = next(each.pool for each in points if each.point == entry.point)
+    if pool.doubt is None:
+        return []
+    utility = dial.worth.utility(AnswerScores.of_pool(pool), entry.penalty)
+    outcome = simulate(pool, entry.rule, utility)
+    # Of the verdicts on a prompt's answers, whether they were drawn for it or not.
+    doubt = pool.doubt.mean(axis=1)
+    groups = np.array_split(np.argsort(doubt, kind="stable"), min(_GROUPS, pool.num_prompts))
+    return [
+        {
+            "doubt": float(doubt[rows].mean()),
+            "tokens": float(outcome.num_tokens[rows].mean()),
+            "draws": float(outcome.num_draws[rows].mean()),
+            "withheld": float((outcome.served[rows] < 0).mean()),
+            "prompts": float(len(rows)),
+        }
+        for rows in groups
+    ]
+
+
+_GROUPS = 8
+
+
+def _shift_limit(pool: Pool, rate: float) -> float:
+    return math.inf if pool.shift is None else shift_limit(pool.shift, rate)
+
+
+def _default(work: Work, table: DialTable, reference: Pool) -> RiskLimit:
+    """A budget between the strictest within reach and the risk of the reference's plain answers.
+
+    On the measure of the strictest target, or where none has a limit, the tail that can be measured.
+    """
     targets = read_plan(work.parents["plan"]).targets
     limits = [target.limit for target in targets if target.limit is not None]
     pooled = [limit for limit in limits if limit.scope == "pooled"]
@@ -103,12 +149,17 @@ def _default(work: Work, table: DialTable) -> RiskLimit:
         measure = CVaR(min(1.0, max(0.1, table.smallest_tail_mass)))
     # Budgets of the plan are in pessimistic cost; the dial's are in the cost that it is measured by.
     risk, error = table.risks(measure)
-    high = risk + work.recipe.dial.margin * error
-    strictest, loosest = float(high.min()), float(high[table.reward.argmax()])
-    return RiskLimit(measure, strictest + _DEFAULT_SHARE * max(loosest - strictest, 0.0))
+    settings = work.recipe.dial
+    # Within the reach of what can be certified.
+    high = risk + max(settings.margin, settings.certified_margin) * error
+    strictest = float(high.min())
+    judged = reference.judged_cost
+    cost = reference.cost_bound if judged is None else judged
+    plain = measure.value(np.minimum(cost, work.recipe.scorers.cost_bound).ravel())
+    return RiskLimit(measure, strictest + _DEFAULT_SHARE * max(plain - strictest, 0.0))
 
 
-_DEFAULT_SHARE = 0.25  # of the way from the strictest to the loosest
+_DEFAULT_SHARE = 0.4  # of the way from the strictest to the reference
 
 
 def _path(dial: Dial, num: int) -> list[RiskLimit]:
@@ -126,26 +177,24 @@ def _path(dial: Dial, num: int) -> list[RiskLimit]:
     return [RiskLimit(measure, float(budget)) for budget in budgets]
 
 
-def _certify(
-    work: Work, dial: Dial, setting: DrawSetting, members: list[str], path: list[RiskLimit]
-) -> list[DialCertificate]:
+def _certify(work: Work, file: DialFile, certifiable: Dial) -> list[DialCertificate]:
     """Bounds along the path, from strict to loose; `Dial.covered` says what they show together."""
-    recipe = work.recipe
+    recipe, dial, path = work.recipe, file.dial, file.profiles
     prompts = read_split(work.parents["prepare"], "certify")
     if not path or not prompts:
         return []
     pair = load_scorer_pair(work.parents["fit-scorers"], recipe.scorers)
     decoder = Decoder(
-        load_soup(work, members),
+        load_soup(work, list(file.members)),
         dial,
-        Scorers(pair.reward, pair.cost.scorer, recipe.decoding.pessimism),
-        setting,
+        Scorers(pair.reward, pair.cost.scorer, file.pessimism, file.largest_shift),
+        file.setting,
         batch_size=recipe.bank.batch_size,
     )
     judge = find_judge(work)
     found: list[DialCertificate] = []
     for number, limit in enumerate(path):
-        answer = dial.answer(limit)
+        answer = certifiable.answer(limit)
         served = draw_entry(
             decoder,
             prompts,

@@ -31,7 +31,7 @@ from tailguard.pipeline.scorer_artifact import given_sources, load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
-from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, draw_entry
+from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NAME, draw_entry
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained
 from tailguard.pipeline.workers import map_side_by_side
@@ -116,6 +116,7 @@ def _build(work: Work) -> dict[str, object]:
                 work, asked, judge, {name: answered[name].answers for name in [*plain, *limits]}
             ),
             "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
+            "doubt": read_json(work.parents["calibrate"] / DOUBT_NAME),
             "dial_frontier": described_frontier(DialFile.read(work.parents["calibrate"])),
         },
     )
@@ -125,7 +126,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    7,
+    8,
     ("prepare", "fit-scorers", "plan", "train", "calibrate"),
     _config,
     policy_input,

@@ -32,6 +32,7 @@ from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.pessimism import ScorerPair
 
 PORTFOLIO_NAME = "portfolio.json"
+_OF_DRAWS = ("spread", "doubt", "shift")  # that nobody asks of a fallback
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
@@ -64,7 +65,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "portfolio",
     "Portfolio",
-    3,
+    4,
     ("prepare", "fit-scorers", "plan", "train"),
     _config,
     policy_input,
@@ -175,7 +176,7 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
         Pool(
             num_tokens=np.asarray(drawn.lengths, dtype=np.float64).reshape(shape),
             **rows,
-            **{f"fallback_{name}": values for name, values in fallback.items()},
+            **{f"fallback_{name}": fallback[name] for name in fallback if name not in _OF_DRAWS},
         ),
         log_ratio.reshape(shape),
     )
@@ -192,14 +193,16 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
 def _scores(
     work: Work, loaded: _Loaded, prompts: list[Prompt], texts: list[str], what: str
 ) -> dict[str, np.ndarray]:
-    """What a `Pool` holds of each answer [answers]: scores, their bound and doubt, and the judge's."""
+    """What a `Pool` holds of each answer [answers]: scores, what is known of them, and the judge's."""
     found = score_in_parts(loaded.scorers, prompts, texts, work.steps(f"{what}: scoring"))
     spread = np.nan_to_num(found["cost_std"])  # a single member's is unknown, and κ is then 0
     scores = {
         "reward": found["reward"],
         "cost": found["cost_mean"],
         "cost_bound": found["cost_mean"] + work.recipe.decoding.pessimism * spread,
-        "doubt": found["cost_std"],
+        "spread": found["cost_std"],
+        "doubt": found["cost_doubt"],
+        "shift": found["shift"],
     }
     if loaded.judge is not None:
         scores["judged_reward"], scores["judged_cost"] = loaded.judge.score(prompts, texts)

@@ -10,7 +10,7 @@ from tailguard.evaluation.report.dial_part import (
     dial_rows,
     verdict,
 )
-from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier
+from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier, draw_doubt
 from tailguard.evaluation.report.figure_style import styled
 from tailguard.evaluation.report.findings import find_all
 
@@ -156,3 +156,16 @@ def test_the_frontier_has_a_line_for_each_price():
     assert tokens.lines[0].get_ydata() == pytest.approx([29.99] * 3)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.01", "1"]
     assert draw_dial_frontier([]) is None
+
+
+def test_tokens_and_draws_are_drawn_against_doubt():
+    groups = [
+        {"doubt": doubt, "tokens": tokens, "draws": draws, "withheld": 0.0}
+        for doubt, tokens, draws in ((0.1, 12.0, 1.0), (0.5, 30.0, 2.5), (0.9, 44.0, 3.0))
+    ]
+    with styled():
+        figure: Any = draw_doubt(groups)
+        tokens, draws = figure.axes
+        assert tokens.lines[0].get_xydata().tolist() == [[0.1, 12.0], [0.5, 30.0], [0.9, 44.0]]
+        assert draws.lines[0].get_ydata().tolist() == [1.0, 2.5, 3.0]
+    assert draw_doubt(groups[:1]) is None
