@@ -24,6 +24,7 @@ from tailguard.lab.sandbox import TruthScorer, is_refusal
 from tailguard.pipeline.decoder_artifact import check_decoder
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
 from tailguard.pipeline.draws_artifact import PointDraws
+from tailguard.pipeline.process_heads import HEADS_NAME, hash_of, read_heads
 from tailguard.pipeline.scorer_artifact import load_scorers
 from tailguard.pipeline.sources import model_path
 from tailguard.pipeline.stages.portfolio import read_portfolio
@@ -58,9 +59,11 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """Load everything that a sandbox run's dial is made of."""
         directory, content = check_decoder(folder)
-        file = DialFile.read(directory)
         reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens, content.given)
-        members = {name: directory / MEMBERS_NAME / name for name in file.members}
+        names = DialFile.read(directory).members
+        members = {name: directory / MEMBERS_NAME / name for name in names}
+        made_on = hash_of(content.model_hash, members)
+        file = DialFile.read(directory, read_heads(directory / HEADS_NAME, made_on))
         prepared = find_artifact(folder, "PreferenceSet")
         splits = ("train", "calibrate", "certify", "evaluate")
         seen = frozenset(str(p) for split in splits for p in read_split(prepared, split))
@@ -193,7 +196,9 @@ def score(
         found["reward"] += [r.summary.mean if r.summary else np.nan for r in rewards]
         found["cost"] += [c.summary.mean if c.summary else np.nan for c in costs]
         found["spread"] += [c.summary.std if c.summary and c.summary.std else 0.0 for c in costs]
-        found["cost_bound"] += [c.bound for c in costs]
+        # As it is served: beyond the limit a bound says nothing.
+        limit = run.dial.largest_shift
+        found["cost_bound"] += [np.inf if c.shift > limit else c.bound for c in costs]
         if judged:
             truth["judged_reward"].append(TruthScorer("reward").score(asked, given)[:, 0])
             truth["judged_cost"].append(TruthScorer("cost").score(asked, given)[:, 0])

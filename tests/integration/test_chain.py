@@ -11,8 +11,11 @@ import pytest
 
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
+from tailguard.errors import InputError
 from tailguard.pipeline import chain, workers
+from tailguard.pipeline.decoder_artifact import load_decoder
 from tailguard.pipeline.plan_artifact import read_plan
+from tailguard.pipeline.process_heads import hash_of, read_heads
 from tailguard.pipeline.stage import Stage
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories
@@ -132,6 +135,20 @@ class TestChain:
             assert 0.0 <= answer["doubt"] <= 1.0
             assert answer["shift"] is not None
         assert [answer["served"]["asked"]["budget"] for answer in answers] == [b for _, b in levels]
+
+    def test_process_heads_are_held_to_their_members(self, folder, tmp_path):
+        decoder = artifact(folder, "Decoder")
+        content = read_json(artifact(folder, "Portfolio") / "portfolio.json")
+        assert content["heads"]["checkpoints"]
+        members = {name: decoder / "members" / name for name in content["members"]}
+        model_hash = read_json(decoder / "decoder.json")["model_hash"]
+        heads = read_heads(decoder / "heads.safetensors", hash_of(model_hash, members))
+        assert heads is not None
+        assert heads.checkpoints.tolist() == content["heads"]["checkpoints"]
+        swapped = dict(zip(members, reversed(members.values()), strict=True))
+        with pytest.raises(InputError, match="other members"):
+            read_heads(decoder / "heads.safetensors", hash_of(model_hash, swapped))
+        assert load_decoder(folder).dial.outlook is not None
 
     def test_any_limit_within_reach_is_answered(self, folder, capsys):
         for asked in (

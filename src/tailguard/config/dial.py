@@ -42,6 +42,8 @@ class DialSection(Section):
         largest_withheld: share of answers that an entry may withhold; entries beyond it are not offered.
         shift_rate: share of answers to usual requests that may be withheld for being unlike those that
             the cost scorer was fitted on; takes 1/rate calibration prompts, and with fewer none is.
+        heads: fit process heads, which foresee from an answer's beginning what it will be worth, so that a further
+            answer is left off where going on does not pay; the full scorers judge all that is served.
         judged: let the independent judge, where the run has one, read the draws too: risk is then
             measured by its verdicts, and not by those of the scorer that chose.
         num_certified: limits that are certified, from the strictest to the loosest, and the default; 0 for none.
@@ -59,6 +61,7 @@ class DialSection(Section):
     largest_kl: Positive = 10.0
     largest_withheld: Annotated[float, Field(gt=0, le=1)] = 0.2
     shift_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    heads: bool = True
     judged: bool = True
     num_certified: CountOrNone = 5
 

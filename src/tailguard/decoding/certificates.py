@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from tailguard.decoding.drawing import Chosen
+from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.scoring import SCORE_UNAVAILABLE
 from tailguard.risk import RiskMeasure, predictable_risk_bound
 

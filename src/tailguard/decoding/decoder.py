@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from tailguard import hooks
 from tailguard.data import Prompt
+from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.dial import Dial, DialAnswer, DialEntry
-from tailguard.decoding.drawing import Chosen, Scorers, draw_answers
+from tailguard.decoding.drawing import Scorers, draw_answers
 from tailguard.decoding.scoring import ScoreSummary
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.soup import SoupPolicy
@@ -299,6 +300,7 @@ class Decoder:
             entry.with_max_draws(setting.max_draws),
             self._scorers,
             worth=self._dial.worth,
+            outlook=self._dial.outlook,
             seeds=seeds,
             law=SamplingLaw(setting.temperature, setting.top_p),
             max_new_tokens=setting.max_new_tokens,

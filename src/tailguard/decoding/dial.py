@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.rule import Rule
 from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
@@ -101,6 +102,7 @@ class Dial:
         largest_kl: of an entry that is served, in nats.
         measured_by: whose costs the table holds.
         worth: what an answer is worth by its scores; by default the scorers' own word.
+        outlook: what is foreseen of answers under way; None leaves none off.
     """
 
     entries: tuple[DialEntry, ...]
@@ -112,6 +114,7 @@ class Dial:
     largest_kl: float = math.inf
     measured_by: str = "scorer"
     worth: AnswerWorth = SCORERS_WORD
+    outlook: Outlook | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""

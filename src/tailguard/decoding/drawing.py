@@ -7,70 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tailguard.data import Prompt
+from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.dial import DialEntry
+from tailguard.decoding.outlook import Outlook
+from tailguard.decoding.rule import Rule
 from tailguard.decoding.scoring import SCORE_UNAVAILABLE, Scored, ScoreSummary, score_closed
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines.draws import Drawn, StartedPrompts
+from tailguard.engines.prefix import PrefixWatch
 from tailguard.engines.sampling_law import SamplingLaw
 from tailguard.engines.soup import SoupPolicy
 from tailguard.scorers.scorer import Scorer
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What a prompt gets, and what it took.
-
-    Attributes:
-        text: of the answer, or of the fallback.
-        abstained: whether it is the fallback.
-        reason: why, where abstained; else empty.
-        reward: of the text.
-        cost: of the text.
-        cost_upper_bound: u(y) of the text; +inf where it has no score.
-        finished: ended by itself or at a stop text.
-        num_draws: answers drawn.
-        num_prompt_tokens: of the prompt.
-        num_tokens_generated: of all draws.
-        num_forward_passes: model calls, the prompt's own included.
-        doubt: `error_doubt` of the verdict on the text's cost, in bits; None where it has no score.
-        shift: how unlike the answers that the cost scorer was fitted on the text is, and where answers
-            were withheld for that, the one most like them; None where unknown.
-        unlike: whether answers were withheld for that.
-    """
-
-    text: str
-    abstained: bool
-    reason: str
-    reward: ScoreSummary | None
-    cost: ScoreSummary | None
-    cost_upper_bound: float
-    finished: bool
-    num_draws: int
-    num_prompt_tokens: int
-    num_tokens_generated: int
-    num_forward_passes: int
-    doubt: float | None = None
-    shift: float | None = None
-    unlike: bool = False
-
-
-def unscored(fallback: str) -> Chosen:
-    """What a prompt gets whose answers could not be scored at all."""
-    return Chosen(
-        text=fallback,
-        abstained=True,
-        reason=SCORE_UNAVAILABLE,
-        reward=None,
-        cost=None,
-        cost_upper_bound=math.inf,
-        finished=True,
-        num_draws=0,
-        num_prompt_tokens=0,
-        num_tokens_generated=0,
-        num_forward_passes=0,
-    )
 
 
 @dataclass(frozen=True)
@@ -99,11 +50,17 @@ class _Draw:
     cost: Scored
     unlike: bool = False
     utility: float = -math.inf
+    foreseen_bound: float = math.inf
 
     @property
     def bound(self) -> float:
         """u(y); +inf where either scorer failed, for a broken one makes the other suspect, or unlike."""
         return math.inf if self.reward.summary is None or self.unlike else self.cost.bound
+
+    @property
+    def seen_bound(self) -> float:
+        """The bound, or what was foreseen of it where the answer was left off."""
+        return self.foreseen_bound if self.drawn.left_off else self.bound
 
 
 def draw_answers(  # noqa: PLR0913
@@ -113,6 +70,7 @@ def draw_answers(  # noqa: PLR0913
     scorers: Scorers,
     *,
     worth: AnswerWorth,
+    outlook: Outlook | None = None,
     seeds: Sequence[int],
     law: SamplingLaw,
     max_new_tokens: int,
@@ -132,6 +90,7 @@ def draw_answers(  # noqa: PLR0913
         entry: point and rule.
         scorers: of draws.
         worth: of draws, by their scores.
+        outlook: what is foreseen of draws under way; without, none is left off.
         seeds: one for each prompt.
         law: how tokens are drawn.
         max_new_tokens: most tokens per draw.
@@ -146,23 +105,72 @@ def draw_answers(  # noqa: PLR0913
     # Nothing is drawn at temperature 0: a further draw would be the same answer again.
     rule = rule if law.temperature > 0 else replace(rule, max_draws=1)
     points = [entry.point] * len(prompts)
+    # A first answer is never left off, and at price 0 none is.
+    watched = outlook is not None and rule.max_draws > 1 and 0.0 < rule.token_price < math.inf
     started = StartedPrompts(
-        soup, prompts, points, max_new_tokens=max_new_tokens, law=law, batch_size=batch_size
+        soup,
+        prompts,
+        points,
+        max_new_tokens=max_new_tokens,
+        law=law,
+        batch_size=batch_size,
+        watched=watched,
     )
     made: list[list[_Draw]] = [[] for _ in prompts]
     going = list(range(len(prompts)))
     for number in range(rule.max_draws):
-        drawn = started.draw(going, [_seed(seeds[i], number) for i in going])
+        watcher = None
+        if outlook is not None and watched and number:
+            watcher = _Watcher(outlook, entry, rule, [made[i] for i in going])
+        drawn = started.draw(
+            going, [_seed(seeds[i], number) for i in going], watcher and watcher.watch
+        )
         scored = _score([prompts[i] for i in going], drawn, scorers, stop)
         utilities = worth.utility(_scores(scored), entry.penalty).tolist()
-        for i, draw, utility in zip(going, scored, utilities, strict=True):
+        for place, (i, draw, utility) in enumerate(zip(going, scored, utilities, strict=True)):
+            if watcher is not None and draw.drawn.left_off:
+                utility, bound = watcher.foreseen[place]
+                draw = replace(draw, foreseen_bound=bound)
             made[i].append(replace(draw, utility=utility))
-        utility, bound = _arrays([made[i] for i in going])
-        wants = rule.wants_draw(utility, rule.admits(bound))
+        utility, bound, finished = _arrays([made[i] for i in going])
+        wants = rule.wants_draw(utility, rule.admits(bound), finished)
         going = [i for i, wanted in zip(going, wants, strict=True) if wanted]
         if not going:
             break
     return _settle(prompts, made, entry, scorers, started.num_prompt_tokens, fallback)
+
+
+class _Watcher:
+    """Leaves off what does not pay beside the best draw of its prompt, and keeps what it foresaw.
+
+    Attributes:
+        watch: for `StartedPrompts.draw`.
+        foreseen: place among the prompts that draw → utility and bound of a draw that was left off.
+    """
+
+    def __init__(
+        self, outlook: Outlook, entry: DialEntry, rule: Rule, made: Sequence[Sequence[_Draw]]
+    ) -> None:
+        self._outlook, self._entry, self._rule = outlook, entry, rule
+        utility, bound, finished = _arrays(made)
+        servable = rule.admits(bound) & finished
+        self._best = np.where(servable, utility, -np.inf).max(axis=1)
+        self.foreseen: dict[int, tuple[float, float]] = {}
+        self.watch = PrefixWatch(outlook.heads.checkpoints.tolist(), self._look)
+
+    def _look(self, checkpoint: int, rows: Tensor, states: Tensor) -> Tensor | None:
+        places: np.ndarray = rows.numpy()
+        penalty, rule = self._entry.penalty, self._rule
+        points = np.tile(self._entry.point, (len(places), 1))
+        utility, bound = self._outlook.at(checkpoint, states.cpu().numpy(), points, penalty)
+        stage = self._outlook.stages[penalty][checkpoint]
+        best, level = self._best[places], rule.level
+        pays = stage.pays(utility, bound, best=best, level=level, token_price=rule.token_price)
+        # A forecast that is no number leaves nothing off.
+        left_off = ~pays & np.isfinite(utility) & np.isfinite(bound)
+        for place, u, b in zip(places[left_off], utility[left_off], bound[left_off], strict=True):
+            self.foreseen[int(place)] = float(u), float(b)
+        return torch.as_tensor(left_off) if left_off.any() else None
 
 
 def _seed(seed: int, number: int) -> int:
@@ -175,7 +183,8 @@ def _score(
 ) -> list[_Draw]:
     texts = [_before(draw.text, stop) for draw in drawn]
     # Predictions that were NaN gave tokens all the same: such a draw has no score.
-    sound = [i for i, draw in enumerate(drawn) if math.isfinite(draw.log_prob)]
+    # One that was left off needs none.
+    sound = [i for i, d in enumerate(drawn) if math.isfinite(d.log_prob) and not d.left_off]
     asked, given = [prompts[i] for i in sound], [texts[i] for i in sound]
     rewards = dict(zip(sound, score_closed(scorers.reward, asked, given), strict=True))
     costs = dict(
@@ -190,10 +199,11 @@ def _score(
     return made
 
 
-def _arrays(made: Sequence[Sequence[_Draw]]) -> tuple[np.ndarray, np.ndarray]:
-    """Utility and bound of each draw [prompts, draws]; all prompts have as many."""
-    utility = [[draw.utility for draw in draws] for draws in made]
-    return np.array(utility), np.array([[draw.bound for draw in draws] for draws in made])
+def _arrays(made: Sequence[Sequence[_Draw]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Utility, bound and being finished of each draw [prompts, draws]; all prompts have as many."""
+    utility = np.array([[draw.utility for draw in draws] for draws in made])
+    bound = np.array([[draw.seen_bound for draw in draws] for draws in made])
+    return utility, bound, np.array([[not d.drawn.left_off for d in draws] for draws in made])
 
 
 def _scores(draws: Sequence[_Draw]) -> AnswerScores:

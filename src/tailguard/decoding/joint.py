@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 
 from tailguard.decoding.dial import DialEntry
+from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import Outcome, Rule, fit_prior, simulate
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
@@ -63,6 +64,7 @@ def joint_table(
     largest_cost: float,
     kl_coef: float = 0.0,
     largest_withheld: float = 1.0,
+    outlook: Outlook | None = None,
 ) -> tuple[tuple[DialEntry, ...], DialTable]:
     """Every point with every level, price and penalty, less what no request could want.
 
@@ -74,6 +76,7 @@ def joint_table(
         kl_coef: β of the table.
         largest_withheld: entries that withhold more are left out; where all do, the one that withholds
             least stays.
+        outlook: of the pools' draws; without, none is left off on its way.
 
     Returns:
         The entries, and their figures: by the judge where the pools have one, else by the scorers.
@@ -92,13 +95,17 @@ def joint_table(
         utilities = {
             penalty: reward - penalty * excess if penalty else reward for penalty in grid.penalties
         }
+        prospects = {
+            penalty: None if outlook is None else outlook.of_pool(pool, penalty)
+            for penalty in grid.penalties
+        }
         for level, penalty in product(_levels(pool, grid.num_levels), grid.penalties):
             admissible = np.isfinite(pool.cost_bound) & (pool.cost_bound <= level)
             utility = utilities[penalty]
             prior = fit_prior(utility, admissible, pool.num_tokens)
             for price in grid.token_prices:
                 rule = Rule(level, price, grid.max_draws, prior)
-                outcome = simulate(pool, rule, utility)
+                outcome = simulate(pool, rule, utility, prospects[penalty])
                 withheld = float((outcome.served < 0).mean())
                 entries.append(DialEntry(measured.point, rule, withheld, penalty))
                 costs.append(risk_costs(outcome, largest_cost))

@@ -31,6 +31,8 @@ class Pool:
         fallback_cost_bound: the same.
         doubt: `error_doubt` of each draw's verdict in bits; None where it was not kept.
         shift: how unlike the answers that the cost scorer was fitted on each draw is; None likewise.
+        foreseen: by process heads at each checkpoint, as `stack_foreseen`; NaN where a draw had ended
+            before [prompts, draws, checkpoints, outputs].
         judged_reward: by a judge that took no part, of each draw; None where there is none.
         judged_cost: the same.
         fallback_judged_reward: the same of the fallback.
@@ -50,6 +52,7 @@ class Pool:
     fallback_cost_bound: PerPrompt
     doubt: PerDraw | None = None
     shift: PerDraw | None = None
+    foreseen: Float[np.ndarray, "prompts draws checkpoints outputs"] | None = None
     judged_reward: PerDraw | None = None
     judged_cost: PerDraw | None = None
     fallback_judged_reward: PerPrompt | None = None
@@ -61,7 +64,7 @@ class Pool:
             raise InputError(f"reward: shape {self.reward.shape}; must be [prompts, draws]")
         for name, array in self.arrays().items():
             shape = self.reward.shape[:1] if name.startswith("fallback_") else self.reward.shape
-            if array.shape != shape:
+            if array.shape[: len(shape)] != shape or (array.ndim > 2 and name != "foreseen"):
                 raise InputError(f"{name}: shape {array.shape}; must be {shape}")
 
     @property

@@ -2,7 +2,8 @@
 
 1. An answer is *admissible* if the upper bound u(y) on its cost is at most the acceptance level.
 2. While none is, draw again from the prompt, up to ``max_draws``; never go on from a bad answer.
-3. Once one is, draw on while it pays: P̂(admissible) · E[gain in the best utility] > price of a draw.
+3. Once one is, draw on while it pays: P̂(admissible) · E[gain in the best utility] > price of a draw. Such a
+   further answer is left off on its way where process heads foresee that going on does not pay (`outlook`).
 4. Serve the admissible answer of the largest utility; where none came, abstain.
 
 Serving and calibration both go through `simulate` or, step by step, through `wants_draw`: what was
@@ -21,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import ndtr
 
+from tailguard.decoding.outlook import Prospects
 from tailguard.decoding.pool import Pool
 from tailguard.errors import InputError
 
@@ -128,22 +130,28 @@ class Rule:
         return np.isfinite(cost_bound) & (cost_bound <= self.level)
 
     def wants_draw(
-        self, utility: PerDraw, admissible: Bool[np.ndarray, "prompts draws"]
+        self,
+        utility: PerDraw,
+        admissible: Bool[np.ndarray, "prompts draws"],
+        finished: Bool[np.ndarray, "prompts draws"] | None = None,
     ) -> Bool[np.ndarray, " prompts"]:
         """Whether a further draw is worth its price, after the draws that are given.
 
         Args:
             utility: of the draws so far; what inadmissible ones have does not matter.
-            admissible: which of them may be served.
+            admissible: which of them keep the level.
+            finished: which of them were not left off; of those that were, utility and admissibility
+                are foreseen, and none can be served. By default all.
         """
+        servable: np.ndarray = admissible if finished is None else admissible & finished
         num_prompts, num_draws = len(utility), utility.shape[1]
         if num_draws >= self.max_draws:
             return np.zeros(num_prompts, dtype=bool)
         count = admissible.sum(axis=1)
-        none = count == 0
+        none = np.asarray(~servable.any(axis=1))
         if math.isinf(self.token_price):
             return none
-        best = np.where(admissible, utility, -np.inf).max(axis=1, initial=-np.inf)
+        best = np.where(servable, utility, -np.inf).max(axis=1, initial=-np.inf)
         total = np.where(admissible, utility, 0.0).sum(axis=1)
         gain = self._gain(np.where(none, 0.0, best), total, count)
         prior = self.prior
@@ -189,31 +197,53 @@ class Outcome:
     judged_cost: np.ndarray | None
 
 
-def simulate(pool: Pool, rule: Rule, utility: PerDraw | None = None) -> Outcome:
+def simulate(
+    pool: Pool,
+    rule: Rule,
+    utility: PerDraw | None = None,
+    prospects: Prospects | None = None,
+) -> Outcome:
     """Run the rule on a pool's draws in their order.
 
     Args:
         pool: with at least as many draws as the rule may make.
         rule: what to do.
         utility: of each draw; by default its reward.
+        prospects: what was foreseen of the draws; without, none is left off.
 
     Raises:
         InputError: fewer draws than the rule may make.
     """
     if rule.max_draws > pool.num_draws:
         raise InputError(f"max_draws: {rule.max_draws} of {pool.num_draws} in the pool; take fewer")
-    utility = pool.reward if utility is None else utility
+    utility = (pool.reward if utility is None else utility).copy()
     admissible = rule.admits(pool.cost_bound)
+    num_tokens = pool.num_tokens.astype(np.float64)
+    finished = np.ones_like(admissible)
     num_draws = np.ones(pool.num_prompts, dtype=int)
     going = np.arange(pool.num_prompts)
+    top = np.where(admissible[:, 0], utility[:, 0], -np.inf)
     for made in range(1, rule.max_draws):
-        wants = rule.wants_draw(utility[going, :made], admissible[going, :made])
+        wants = rule.wants_draw(
+            utility[going, :made], admissible[going, :made], finished[going, :made]
+        )
         going = going[wants]
         if going.size == 0:
             break
         num_draws[going] += 1
+        if prospects is not None:
+            stage = prospects.left_off(
+                going, made, top[going], level=rule.level, token_price=rule.token_price
+            )
+            rows, stage = going[stage >= 0], stage[stage >= 0]
+            finished[rows, made] = False
+            num_tokens[rows, made] = np.array([each.tokens for each in prospects.stages])[stage]
+            utility[rows, made] = prospects.utility[rows, made, stage]
+            admissible[rows, made] = prospects.bound[rows, made, stage] <= rule.level
+        servable = admissible[going, made] & finished[going, made]
+        top[going] = np.maximum(top[going], np.where(servable, utility[going, made], -np.inf))
     drawn = np.arange(pool.num_draws) < num_draws[:, None]
-    best = np.where(admissible & drawn, utility, -np.inf)
+    best = np.where(admissible & finished & drawn, utility, -np.inf)
     served = np.where(np.isfinite(best).any(axis=1), best.argmax(axis=1), -1)
 
     def taken(draws: np.ndarray | None, fallback: np.ndarray | None) -> np.ndarray | None:
@@ -228,7 +258,7 @@ def simulate(pool: Pool, rule: Rule, utility: PerDraw | None = None) -> Outcome:
     return Outcome(
         served=served,
         num_draws=num_draws,
-        num_tokens=np.where(drawn, pool.num_tokens, 0.0).sum(axis=1),
+        num_tokens=np.where(drawn, num_tokens, 0.0).sum(axis=1),
         reward=reward,
         cost_bound=bound,
         judged_reward=taken(pool.judged_reward, pool.fallback_judged_reward),

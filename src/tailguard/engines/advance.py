@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tailguard.engines.prefix import PrefixWatch
 from tailguard.engines.sampling_law import SamplingLaw
-from tailguard.engines.stepping import Rows, Step
+from tailguard.engines.stepping import Rows
 
 _WORTHWHILE_PASSES = 2.0
 """Rows that ended are dropped once that saves the cost of so many full passes; a drop costs one."""
@@ -25,9 +26,7 @@ class Advance:
         lengths: tokens generated, a stop token included [n].
         log_probs: their summed log-probability under the sampling law [n].
         stopped: whether the row ended with a stop token [n].
-        hidden: final hidden state after the row's last token [n, hidden], where asked for.
-        step: predictions after the last token, for the rows still in the batch, or None if the
-            last tokens were not read.
+        left_off: whether whoever watched the row had it left off [n].
         alive: which row each row still in the batch is, increasing [m].
     """
 
@@ -35,15 +34,8 @@ class Advance:
     lengths: Int[Tensor, " n"]
     log_probs: Float[Tensor, " n"]
     stopped: Bool[Tensor, " n"]
-    hidden: Float[Tensor, "n hidden"] | None
-    step: Step | None
+    left_off: Bool[Tensor, " n"]
     alive: Int[Tensor, " m"]
-
-    def keep_hidden(self, hidden: Tensor, which: Tensor) -> None:
-        """Store the hidden states of some of the rows in the batch as those of their last token."""
-        if self.hidden is None:
-            self.hidden = hidden.new_zeros(self.token_ids.shape[0], hidden.shape[1])
-        self.hidden[self.alive[which]] = hidden[which]
 
 
 def advance(
@@ -54,7 +46,7 @@ def advance(
     uniform: Float[Tensor, "n tokens"],
     stop_token_ids: Sequence[int],
     pad_token_id: int,
-    read_last: bool,
+    watch: PrefixWatch | None = None,
 ) -> Advance:
     """Generate up to ``uniform.shape[1]`` tokens in each row.
 
@@ -66,8 +58,7 @@ def advance(
         uniform: one number in [0, 1) for each row and token.
         stop_token_ids: tokens that end a row.
         pad_token_id: fills rows that ended.
-        read_last: also read each row's last token, to have `Advance.hidden` and `Advance.step`.
-            All but one of those passes are made anyway.
+        watch: looks at the rows on their way, and may have some left off.
     """
     state = _start(uniform, logits.device, pad_token_id)
     stops = torch.tensor(list(stop_token_ids), device=logits.device, dtype=torch.long)
@@ -90,16 +81,21 @@ def advance(
             ended = ended | just_ended
             state.stopped[state.alive[just_ended]] = True
             state.lengths[state.alive[just_ended]] = t + 1
-        # The last token need not be read unless its hidden state is asked for.
-        over = t + 1 == num_tokens or num_ended == ended.shape[0]
-        if over and not read_last:
-            break
-        state.step = rows.step(token_ids, with_hidden=read_last and (over or num_just_ended > 0))
-        if state.step.hidden is not None:
-            state.keep_hidden(state.step.hidden, just_ended | ~ended)
-        if over:
-            break
-        logits = state.step.logits
+        if t + 1 == num_tokens or num_ended == ended.shape[0]:
+            break  # the last token need not be read
+        watched = watch is not None and watch.wants(t + 1)
+        step = rows.step(token_ids, with_hidden=watched)
+        if watch is not None and step.hidden is not None:
+            left_off = watch.read(t + 1, state.alive, ended, step.hidden)
+            if left_off is not None and bool(left_off.any()):
+                state.left_off[state.alive[left_off]] = True
+                state.lengths[state.alive[left_off]] = t + 1
+                ended = ended | left_off
+                num_just_ended = int(left_off.sum())
+                num_ended += num_just_ended
+                if num_ended == ended.shape[0]:
+                    break
+        logits = step.logits
         # Rows that ended still cost their share of every pass; dropping them copies the cache.
         saved_passes = num_ended / ended.shape[0] * (num_tokens - t - 1)
         if num_just_ended and saved_passes >= _WORTHWHILE_PASSES:
@@ -116,7 +112,6 @@ def _start(uniform: Tensor, device: torch.device, pad_token_id: int) -> Advance:
         lengths=torch.full((num_rows,), num_tokens, device=device),
         log_probs=torch.zeros(num_rows, device=device),
         stopped=torch.zeros(num_rows, device=device, dtype=torch.bool),
-        hidden=None,
-        step=None,
+        left_off=torch.zeros(num_rows, device=device, dtype=torch.bool),
         alive=torch.arange(num_rows, device=device),
     )

@@ -146,7 +146,6 @@ def _sample_batch(
             uniform=numbers,
             stop_token_ids=member.stop_token_ids,
             pad_token_id=member.pad_token_id,
-            read_last=False,
         )
         yield start, advanced, rows.num_passes + (passes_made if num_samples > 1 else 0)
         passes_made = 0

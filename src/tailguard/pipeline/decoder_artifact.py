@@ -141,6 +141,7 @@ def load_decoder(
         directory,
         model_path(content.model),
         (reward, cost),
+        model_hash=content.model_hash,
         batch_size=batch_size,
         trust_remote_code=content.trust_remote_code,
         device=device,

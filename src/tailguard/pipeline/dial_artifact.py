@@ -14,15 +14,18 @@ from tailguard.artifacts import Json, read_json, write_json
 from tailguard.decoding.decoder import Decoder, DrawSetting, profile_of
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
 from tailguard.decoding.drawing import Scorers
+from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.decoding.spline_ridge import SplineRidge
 from tailguard.decoding.worth import AnswerWorth
 from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError, first_line
 from tailguard.models.tensor_file import read_tensors, write_tensors
+from tailguard.pipeline.process_heads import HEADS_NAME, hash_of, read_heads
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_json
+from tailguard.values import ProcessHeads
 
 DIAL_NAME = "dial.json"
 TABLE_NAME = "dial.safetensors"
@@ -74,6 +77,7 @@ class DialFile:
                 "largest_kl": dial.largest_kl,
                 "measured_by": dial.measured_by,
                 "excess_threshold": dial.worth.threshold,
+                "outlook": None if dial.outlook is None else dial.outlook.to_json(),
                 "certificates": [
                     asdict(found) | {"limit": limit_to_json(found.limit)}
                     for found in dial.certificates
@@ -82,8 +86,8 @@ class DialFile:
         )
 
     @classmethod
-    def read(cls, directory: Path) -> DialFile:
-        """Read what `write` wrote.
+    def read(cls, directory: Path, heads: ProcessHeads | None = None) -> DialFile:
+        """Read what `write` wrote; without its heads, nothing is foreseen of answers under way.
 
         Raises:
             InputError: it is something else.
@@ -94,6 +98,11 @@ class DialFile:
         judged = {k.removeprefix(_WORTH): v for k, v in arrays.items() if k.startswith(_WORTH)}
         table = {k: v for k, v in arrays.items() if not k.startswith(_WORTH)}
         try:
+            threshold = float(content["excess_threshold"])
+            lines = content["outlook"]
+            outlook: Outlook | None = None
+            if heads is not None and lines is not None:
+                outlook = Outlook.from_json(heads, threshold, lines)
             dial = Dial(
                 entries=tuple(_entry(entry) for entry in content["entries"]),
                 table=DialTable.from_arrays(table),
@@ -103,9 +112,8 @@ class DialFile:
                 margin=float(content["margin"]),
                 largest_kl=float(content["largest_kl"]),
                 measured_by=str(content["measured_by"]),
-                worth=AnswerWorth(
-                    float(content["excess_threshold"]), SplineRidge(**judged) if judged else None
-                ),
+                worth=AnswerWorth(threshold, SplineRidge(**judged) if judged else None),
+                outlook=outlook,
             )
             return cls(
                 dial,
@@ -126,6 +134,7 @@ def open_dial(
     model: str,
     scorers: tuple[object, object],
     *,
+    model_hash: str,
     batch_size: int,
     trust_remote_code: bool,
     device: str,
@@ -137,6 +146,7 @@ def open_dial(
         directory: of the artifact.
         model: path of the base.
         scorers: reward and cost.
+        model_hash: of the base.
         batch_size: rows in one forward pass.
         trust_remote_code: let the model's own code run.
         device: where to put the model.
@@ -145,7 +155,8 @@ def open_dial(
     Raises:
         InputError: a file is not what it should be, or a model cannot be read.
     """
-    file = DialFile.read(directory)
+    made_on = hash_of(model_hash, _members(directory))
+    file = DialFile.read(directory, read_heads(directory / HEADS_NAME, made_on))
     folders = {name: directory / MEMBERS_NAME / name for name in file.members}
     soup = SoupPolicy.load(
         model, folders, trust_remote_code=trust_remote_code, device=device, dtype=dtype
@@ -159,6 +170,12 @@ def open_dial(
         profiles=file.profiles,
         batch_size=batch_size,
     )
+
+
+def _members(directory: Path) -> dict[str, Path]:
+    """The members' folders by name, as ``dial.json`` has them."""
+    names: list[str] = read_json(directory / DIAL_NAME)["members"]
+    return {name: directory / MEMBERS_NAME / name for name in names}
 
 
 def described_profiles(file: DialFile) -> list[dict[str, Json]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from tailguard.config import Recipe
 from tailguard.pipeline.inventory import Inventory
 from tailguard.pipeline.points import measured_points
+from tailguard.pipeline.process_heads import MOST_PROMPTS, NUM_DRAWS, NUM_POINTS
+from tailguard.values.heads import FEWEST_PROMPTS
 
 # A backward pass costs about twice its forward pass; half of that is the weights' own gradient,
 # which frozen weights under a LoRA update do not need.
@@ -210,7 +212,13 @@ class _Workload:
         drawn = self._drawn(num_prompts, dial.num_draws) + self._scored(answers)
         each = drawn + StageLoad(read_tokens=answers * self._exchange)
         points = len(measured_points(num_targets, dial.shares, dial.scales))
-        return each.times(points, side_by_side=True)
+        measured = each.times(points, side_by_side=True)
+        taught = min(self.inventory.num_prompts["train"], MOST_PROMPTS)
+        if not dial.heads or taught < FEWEST_PROMPTS:
+            return measured
+        answers = taught * NUM_DRAWS
+        seen = self._drawn(taught, NUM_DRAWS) + self._scored(answers)
+        return measured + seen.times(NUM_POINTS)
 
     def _dial(self, num_targets: int) -> dict[str, StageLoad]:
         """Certificates along the dial, and what the report compares."""

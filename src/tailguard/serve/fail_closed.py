@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Protocol, cast, runtime_checkable
 
 from tailguard.data import Prompt
-from tailguard.decoding.drawing import unscored
+from tailguard.decoding.chosen import unscored
 from tailguard.errors import ScoreError
 from tailguard.serve.failures import Json
 

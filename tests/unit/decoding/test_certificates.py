@@ -12,7 +12,7 @@ from tailguard.decoding.certificates import (
     served_bounds,
     unscored_answers,
 )
-from tailguard.decoding.drawing import unscored
+from tailguard.decoding.chosen import unscored
 from tailguard.errors import InputError
 from tailguard.risk import CVaR, predictable_risk_bound
 

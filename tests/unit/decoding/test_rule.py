@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def pool_of(reward, bound, tokens=None, judged=None) -> Pool:
     )
 
 
-def random_pool(seed=0, prompts=200, draws=8):
+def random_pool(seed: Any = 0, prompts=200, draws=8):
     rng = np.random.default_rng(seed)
     mean = rng.normal(size=(prompts, 1))
     reward = mean + rng.normal(size=(prompts, draws))

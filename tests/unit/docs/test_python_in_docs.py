@@ -8,8 +8,8 @@ from dataclasses import fields
 import pytest
 
 from tailguard.decoding import ScoreSummary
+from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.decoder import Decoder, ServedAnswer
-from tailguard.decoding.drawing import Chosen
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,13 @@ def test_points_are_drawn_and_limits_certified_and_evaluated():
     assert made["portfolio"].drawn_tokens == 4 * 5 * 2 * 20
     assert made["portfolio"].num_parts == 4
     assert made["portfolio"].read_tokens == 4 * (5 * 10 + 10 * (2 * 30 + 20) + 10 * 30)
+    # Heads are taught on two answers of each planned prompt at five points, where there are enough.
+    data = SMALL["data"] | {"num_prompts": 30}
+    with_heads, without = (
+        loads(data=data, dial=SMALL["dial"] | {"heads": wanted})["portfolio"]
+        for wanted in (True, False)
+    )
+    assert with_heads.drawn_tokens - without.drawn_tokens == 5 * 30 * 2 * 20
     usual = 3  # draws of an answer
     assert made["calibrate"].drawn_tokens == 3 * 7 * usual * 20  # two limits and the default
     evaluated = 8

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.unit.conftest import make_llama, make_tokenizer
 
-from tailguard.decoding.drawing import Chosen
+from tailguard.decoding.chosen import Chosen
 from tailguard.errors import InfeasibleError, InputError, ScoreError
 from tailguard.models.policy import Policy, tokenize_prompts
 from tailguard.serve import create_app

@@ -17,10 +17,12 @@ from tailguard.decoding.certificates import (
     served_bounds,
     unscored_answers,
 )
+from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate
-from tailguard.decoding.drawing import Chosen, Scorers
+from tailguard.decoding.drawing import Scorers
 from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
+from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import simulate
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
@@ -28,9 +30,10 @@ from tailguard.engines import prompt_seeds
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
 from tailguard.pipeline.plan_artifact import read_plan
+from tailguard.pipeline.process_heads import HEADS_NAME, read_heads
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.stage import Work
-from tailguard.pipeline.stages.portfolio import find_judge, load_soup, read_portfolio
+from tailguard.pipeline.stages.portfolio import find_judge, load_soup, made_on, read_portfolio
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable
@@ -52,6 +55,7 @@ def build_dial(work: Work) -> dict[str, object]:
     largest_shift = max(_shift_limit(each.pool, recipe.dial.shift_rate) for each in draws)
     points = [MeasuredPoint(each.point, each.pool.within(largest_shift), each.kl) for each in draws]
     worth = AnswerWorth.fit([each.pool for each in points])
+    outlook = _outlook(work, members, points, worth)
     entries, table = joint_table(
         points,
         worth,
@@ -66,6 +70,7 @@ def build_dial(work: Work) -> dict[str, object]:
         # reference is what guards against it.
         kl_coef=0.0 if judged else recipe.plan.kl_coef,
         largest_withheld=recipe.dial.largest_withheld,
+        outlook=outlook,
     )
     dial = Dial(
         entries,
@@ -76,6 +81,7 @@ def build_dial(work: Work) -> dict[str, object]:
         largest_kl=recipe.dial.largest_kl,
         measured_by="judge" if judged else "scorer",
         worth=worth,
+        outlook=outlook,
     )
     setting = DrawSetting(
         max_new_tokens=recipe.policy.max_new_tokens,
@@ -102,6 +108,24 @@ def build_dial(work: Work) -> dict[str, object]:
     return {"entries": len(entries), "largest_shift": shown, "certificates": described}
 
 
+def _outlook(
+    work: Work, members: list[str], points: Sequence[MeasuredPoint], worth: AnswerWorth
+) -> Outlook | None:
+    """The portfolio's heads in units of worth; None where there are none."""
+    source = work.parents["portfolio"] / HEADS_NAME
+    heads = read_heads(source, made_on(work, members))
+    if heads is None or not work.recipe.dial.heads:
+        return None
+    shutil.copy(source, work.directory / HEADS_NAME)
+    pools = [each.pool for each in points]
+    scores = [AnswerScores.of_pool(pool) for pool in pools]
+    utilities = {
+        penalty: [worth.utility(each, penalty) for each in scores]
+        for penalty in work.recipe.dial.penalties
+    }
+    return Outlook.fit(heads, worth.threshold, pools, utilities)
+
+
 def _effort(dial: Dial, points: Sequence[MeasuredPoint]) -> list[dict[str, float]]:
     """What the default spends on prompts from the least to the most doubtful, in groups of equal size."""
     entry = dial.answer().entry
@@ -109,7 +133,9 @@ def _effort(dial: Dial, points: Sequence[MeasuredPoint]) -> list[dict[str, float
     if pool.doubt is None:
         return []
     utility = dial.worth.utility(AnswerScores.of_pool(pool), entry.penalty)
-    outcome = simulate(pool, entry.rule, utility)
+    outlook = dial.outlook
+    prospects = None if outlook is None else outlook.of_pool(pool, entry.penalty)
+    outcome = simulate(pool, entry.rule, utility, prospects)
     # Of the verdicts on a prompt's answers, whether they were drawn for it or not.
     doubt = pool.doubt.mean(axis=1)
     groups = np.array_split(np.argsort(doubt, kind="stable"), min(_GROUPS, pool.num_prompts))

@@ -12,24 +12,35 @@ import torch
 from tailguard.artifacts import read_json, write_json
 from tailguard.config import Recipe
 from tailguard.data import Prompt
+from tailguard.decoding.outlook import stack_foreseen
 from tailguard.decoding.pool import Pool
-from tailguard.engines import response_log_probs, sample_responses
+from tailguard.engines import response_log_probs
 from tailguard.engines.soup import SoupPolicy
-from tailguard.errors import InputError
+from tailguard.errors import InputError, ScoreError
 from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.draws_artifact import PointDraws
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.points import Point, measured_points
+from tailguard.pipeline.process_heads import (
+    HEADS_NAME,
+    RollOuts,
+    hash_of,
+    read_heads,
+    roll_out,
+    write_heads,
+)
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.sources import policy_input, policy_path
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
+from tailguard.pipeline.stages.portfolio_heads import fit_process_heads
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories, trained_adapter
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.pessimism import ScorerPair
+from tailguard.values import ProcessHeads
 
 PORTFOLIO_NAME = "portfolio.json"
 _OF_DRAWS = ("spread", "doubt", "shift")  # that nobody asks of a fallback
@@ -37,7 +48,9 @@ _OF_DRAWS = ("spread", "doubt", "shift")  # that nobody asks of a fallback
 
 def _config(recipe: Recipe) -> dict[str, object]:
     return {
-        "dial": recipe.dial.model_dump(include={"num_draws", "shares", "scales", "judged"}),
+        "dial": recipe.dial.model_dump(
+            include={"num_draws", "shares", "scales", "judged", "heads"}
+        ),
         "policy": recipe.policy.model_dump(exclude={"model"}),
         "scorers": recipe.scorers.model_dump(include={"cost_bound", "max_tokens"}),
         "pessimism": recipe.decoding.pessimism,
@@ -53,19 +66,21 @@ def _build(work: Work) -> dict[str, object]:
     dial = recipe.dial
     points = measured_points(len(members), dial.shares, dial.scales)
     numbered = list(enumerate(points))
+    fitted = _fit_heads(work, members, points) if dial.heads else None
     # A share for each process, which loads the soup and the scorers, and makes the judge, once.
     num_parts = max(1, min(len(points), torch.get_num_threads()))
     parts = [numbered[k::num_parts] for k in range(num_parts)] if points else []
     made = [found for part in map_side_by_side(_measure_all, work, parts) for found in part]
     described = [figures for _, figures in sorted(made, key=lambda found: found[0])]
-    write_json(work.directory / PORTFOLIO_NAME, {"members": members, "points": described})
-    return {"members": members, "points": described}
+    content: dict[str, object] = {"members": members, "points": described, "heads": fitted}
+    write_json(work.directory / PORTFOLIO_NAME, content)
+    return content
 
 
 STAGE = Stage(
     "portfolio",
     "Portfolio",
-    4,
+    5,
     ("prepare", "fit-scorers", "plan", "train"),
     _config,
     policy_input,
@@ -127,6 +142,7 @@ class _Loaded:
     soup: SoupPolicy
     scorers: ScorerPair
     judge: Judge | None
+    heads: ProcessHeads | None
 
 
 def _measure_all(
@@ -136,6 +152,7 @@ def _measure_all(
         load_soup(work, members_in_order(work)),
         load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers),
         find_judge(work),
+        read_heads(work.directory / HEADS_NAME, made_on(work, members_in_order(work))),
     )
     return [(number, _measure(work, loaded, number, point)) for number, point in numbered]
 
@@ -145,36 +162,43 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
     recipe, soup = work.recipe, loaded.soup
     prompts = read_split(work.parents["prepare"], "calibrate")
     what = f"point {number + 1}"
-    drawn = sample_responses(
-        soup.at(point),
+    heads = loaded.heads
+    # The seeds are the same for each point: soups that are alike then draw alike, so that their
+    # differences are seen more sharply than each of them is.
+    found = roll_out(
+        soup,
         prompts,
-        num_samples=recipe.dial.num_draws,
+        point,
+        num_draws=recipe.dial.num_draws,
         max_new_tokens=recipe.policy.max_new_tokens,
         temperature=recipe.policy.temperature,
-        # The same for each point: soups that are alike then draw alike, so that their differences
-        # are seen more sharply than each of them is.
-        generator=torch.Generator().manual_seed(work.seed("portfolio")),
+        seed=work.seed("portfolio"),
         batch_size=recipe.bank.batch_size,
+        checkpoints=() if heads is None else heads.checkpoints.tolist(),
         on_progress=work.steps(f"{what}: sampling"),
     )
-    index: list[int] = np.asarray(drawn.prompt_index).tolist()
-    asked = [prompts[i] for i in index]
+    asked = [prompts[i] for i in found.prompt_index]
     reference = response_log_probs(
         soup.at((0.0,) * len(point)),
         asked,
-        drawn.token_rows,
+        [each.token_ids for each in found.drawn],
         temperature=recipe.policy.temperature,
         batch_size=64,
     )
-    log_ratio = (drawn.log_probs - reference).double().numpy()
+    log_probs = np.array([each.log_prob for each in found.drawn])
+    if not np.isfinite(log_probs).all():
+        raise ScoreError(f"{what}: the policy's predictions are NaN; look at its weights")
+    log_ratio = log_probs - reference.double().numpy()
     shape = (len(prompts), recipe.dial.num_draws)
-    scores = _scores(work, loaded, asked, drawn.texts, what)
+    scores = _scores(work, loaded, asked, [each.text for each in found.drawn], what)
+    lengths = np.array([float(len(each.token_ids)) for each in found.drawn])
     rows = {name: values.reshape(shape) for name, values in scores.items()}
     fallback = _scores(work, loaded, prompts, [recipe.decoding.fallback] * len(prompts), what)
     draws = PointDraws(
         point,
         Pool(
-            num_tokens=np.asarray(drawn.lengths, dtype=np.float64).reshape(shape),
+            num_tokens=lengths.reshape(shape),
+            foreseen=_foreseen(heads, found, point, shape),
             **rows,
             **{f"fallback_{name}": fallback[name] for name in fallback if name not in _OF_DRAWS},
         ),
@@ -186,8 +210,41 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
         "reward": float(rows["reward"].mean()),
         "kl": draws.kl,
         "cost": float(rows["cost_bound"].mean()),
-        "tokens": float(np.asarray(drawn.lengths).mean()),
+        "tokens": float(lengths.mean()),
     }
+
+
+def _fit_heads(work: Work, members: list[str], points: list[Point]) -> dict[str, object]:
+    """Process heads beside the draws, where there are enough answers for them; their figures."""
+    scorers = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
+    try:
+        heads, figures = fit_process_heads(work, load_soup(work, members), scorers, points)
+    except InputError as error:
+        return {"why_none": str(error)}
+    write_heads(heads, work.directory / HEADS_NAME, made_on(work, members))
+    return figures
+
+
+def _foreseen(
+    heads: ProcessHeads | None, found: RollOuts, point: Point, shape: tuple[int, int]
+) -> np.ndarray | None:
+    """What heads foresaw of each draw [prompts, draws, checkpoints, outputs]."""
+    if heads is None or found.states is None:
+        return None
+    points: np.ndarray = np.tile(np.array(point), (len(found.drawn), 1))
+    stages = [
+        stack_foreseen(heads.foresee(k, found.states[:, k], points))
+        for k in range(len(heads.checkpoints))
+    ]
+    stacked = np.stack(stages, axis=1).astype(np.float32)
+    return stacked.reshape(*shape, *stacked.shape[1:])
+
+
+def made_on(work: Work, members: list[str]) -> dict[str, str]:
+    """What heads of these members hold for."""
+    adapters = {name: trained_adapter(work.parents["train"], name) for name in members}
+    folders = {name: folder for name, folder in adapters.items() if folder is not None}
+    return hash_of(policy_input(work.recipe)["policy"], folders)
 
 
 def _scores(
