@@ -78,7 +78,7 @@ class Forward:
         if len(met) != 1 or met[0].shape[:2] != token_ids.shape:
             raise InputError(
                 f"policy: {type(model).__name__} does not show the hidden states that its output"
-                " layer reads, which process heads need; decode without guidance, or use another"
+                " layer reads, which process heads need; set dial.heads to false, or use another"
                 " model"
             )
         return Reading(self._logits(output, num_logits), met[0])

@@ -6,7 +6,6 @@ from tailguard.risk.bounds import (
     cvar_upper_bound,
     prompts_needed,
     risk_upper_bound,
-    shared_confidence,
     var_upper_bound,
 )
 from tailguard.risk.checks import SmallTailWarning, check_tail_mass
@@ -47,7 +46,6 @@ __all__ = [
     "predictable_risk_bound",
     "prompts_needed",
     "risk_upper_bound",
-    "shared_confidence",
     "var_rows",
     "var_upper_bound",
 ]

@@ -174,14 +174,6 @@ def prompts_needed(tail_mass: Number, confidence: Number, share: Number = 1.0) -
     return max(1, math.ceil(-math.log1p(-confidence) / (tail_mass * share)))
 
 
-def shared_confidence(confidence: Number, num_certificates: int) -> float:
-    """The confidence of each of several certificates, so that all hold at once with the one given.
-
-    Each takes an equal share of the probability of error (a union bound).
-    """
-    return 1.0 - (1.0 - confidence) / num_certificates
-
-
 def _plug_in_stakes(gains: Float[np.ndarray, "n"], goal: float) -> Float[np.ndarray, "n"]:
     """b_i from the mean and variance of the values before i, each with one pseudo-observation."""
     count = np.arange(1, gains.size + 1)

@@ -44,7 +44,7 @@ def _build(work: Work) -> dict[str, Json]:
 STAGE = Stage(
     "report",
     "Report",
-    4,
+    5,
     ("plan", "train", "portfolio", "evaluate"),
     _config,
     lambda recipe: {},
@@ -76,4 +76,10 @@ def _settings(recipe: Recipe) -> dict[str, Json]:
 
 def _regret(portfolio: Path) -> dict[str, Json]:
     content = read_json(portfolio / PORTFOLIO_NAME)
-    return {"members": content["members"], "points measured": len(content["points"])}
+    heads = content["heads"] or {"why_none": "dial.heads is false"}
+    told = heads.get("why_none") or f"after {', '.join(map(str, heads['checkpoints']))} tokens"
+    return {
+        "members": content["members"],
+        "points measured": len(content["points"]),
+        "process heads": told,
+    }
