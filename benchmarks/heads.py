@@ -111,7 +111,8 @@ def knowing(run: Run, pools: list[Pool]) -> list[dict[str, Any]]:
         for pool in pools:
             assert pool.foreseen is not None
             assert pool.judged_cost is not None
-            there = np.isfinite(pool.foreseen[..., k, 0])
+            # Answers unlike what the scorer was fitted on have no bound.
+            there = np.isfinite(pool.foreseen[..., k, 0]) & np.isfinite(pool.cost_bound)
             foreseen = pool.foreseen[there][:, k]
             part = {
                 "prompt": np.nonzero(there)[0],

@@ -118,10 +118,11 @@ def draw_answers(  # noqa: PLR0913
     )
     made: list[list[_Draw]] = [[] for _ in prompts]
     going = list(range(len(prompts)))
+    rate = np.zeros(len(prompts))
     for number in range(rule.max_draws):
         watcher = None
         if outlook is not None and watched and number:
-            watcher = _Watcher(outlook, entry, rule, [made[i] for i in going])
+            watcher = _Watcher(outlook, entry, rule, [made[i] for i in going], rate)
         drawn = started.draw(
             going, [_seed(seeds[i], number) for i in going], watcher and watcher.watch
         )
@@ -133,7 +134,8 @@ def draw_answers(  # noqa: PLR0913
                 draw = replace(draw, foreseen_bound=bound)
             made[i].append(replace(draw, utility=utility))
         utility, bound, finished = _arrays([made[i] for i in going])
-        wants = rule.wants_draw(utility, rule.admits(bound), finished)
+        wants, rate = rule.next_draw(utility, rule.admits(bound), finished)
+        rate = rate[wants]
         going = [i for i, wanted in zip(going, wants, strict=True) if wanted]
         if not going:
             break
@@ -149,8 +151,14 @@ class _Watcher:
     """
 
     def __init__(
-        self, outlook: Outlook, entry: DialEntry, rule: Rule, made: Sequence[Sequence[_Draw]]
+        self,
+        outlook: Outlook,
+        entry: DialEntry,
+        rule: Rule,
+        made: Sequence[Sequence[_Draw]],
+        rate: np.ndarray,
     ) -> None:
+        self._rate = rate
         self._outlook, self._entry, self._rule = outlook, entry, rule
         utility, bound, finished = _arrays(made)
         servable = rule.admits(bound) & finished
@@ -165,7 +173,7 @@ class _Watcher:
         utility, bound = self._outlook.at(checkpoint, states.cpu().numpy(), points, penalty)
         stage = self._outlook.stages[penalty][checkpoint]
         best, level = self._best[places], rule.level
-        pays = stage.pays(utility, bound, best=best, level=level, token_price=rule.token_price)
+        pays = stage.pays(utility, bound, best=best, level=level, rate=self._rate[places])
         # A forecast that is no number leaves nothing off.
         left_off = ~pays & np.isfinite(utility) & np.isfinite(bound)
         for place, u, b in zip(places[left_off], utility[left_off], bound[left_off], strict=True):

@@ -1,8 +1,8 @@
 """Is an answer under way worth going on with, beside the best that is there already?
 
 Process heads foresee its reward and cost; what that is in units of the answers' worth, and how far it errs, is fitted on
-the calibration draws. An answer is left off where P(admissible) · E[gain over the best] is at most the price of the
-tokens that it still takes on average. So it is left off only beside an admissible one that could be served: a
+the calibration draws. An answer is left off where P(admissible) · E[gain over the best] per token that it still takes
+is at most what a fresh answer promises per token (which is above the price, or none would be drawn). So it is left off only beside an admissible one that could be served: a
 prefix is never accepted by heads, and never given up on an absolute bound.
 """
 
@@ -70,7 +70,7 @@ class Stage:
         *,
         best: Float[np.ndarray, " n"],
         level: float,
-        token_price: float,
+        rate: Float[np.ndarray, " n"] | None,
     ) -> Bool[np.ndarray, " n"]:
         """Whether each answer is worth going on with; always where nothing can be served yet.
 
@@ -79,16 +79,16 @@ class Stage:
             bound: expected upper bound on cost [n].
             best: utility of the best answer that could be served; −inf where there is none.
             level: of acceptance.
-            token_price: of a token; at 0 whatever may gain is gone on with.
+            rate: gain per token that going on must exceed [n]; None where tokens are free.
         """
         nothing_yet = ~np.isfinite(best)
-        if token_price == 0.0:
+        if rate is None:
             return np.ones_like(nothing_yet)
         deviation = self.utility.deviation
         z = (utility - np.where(nothing_yet, 0.0, best)) / deviation
         gain = deviation * (z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi))
         admissible = ndtr((level - bound) / self.bound.deviation)
-        return nothing_yet | (admissible * gain > token_price * self.rest)
+        return nothing_yet | (admissible * gain > rate * self.rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +106,19 @@ class Prospects:
     bound: Float[np.ndarray, "prompts draws checkpoints"]
 
     def left_off(
-        self, rows: np.ndarray, draw: int, best: np.ndarray, *, level: float, token_price: float
+        self,
+        rows: np.ndarray,
+        draw: int,
+        best: np.ndarray,
+        *,
+        level: float,
+        rate: np.ndarray | None,
     ) -> np.ndarray:
         """The first checkpoint at which each row's draw is left off [rows]; −1 where it is not."""
         found = np.full(len(rows), -1)
         for k, stage in enumerate(self.stages):
             utility, bound = self.utility[rows, draw, k], self.bound[rows, draw, k]
-            pays = stage.pays(utility, bound, best=best, level=level, token_price=token_price)
+            pays = stage.pays(utility, bound, best=best, level=level, rate=rate)
             found = np.where((found < 0) & ~pays & ~np.isnan(utility), k, found)
         return found
 

@@ -143,23 +143,37 @@ class Rule:
             finished: which of them were not left off; of those that were, utility and admissibility
                 are foreseen, and none can be served. By default all.
         """
+        wants, _ = self.next_draw(utility, admissible, finished)
+        return wants
+
+    def next_draw(
+        self,
+        utility: PerDraw,
+        admissible: Bool[np.ndarray, "prompts draws"],
+        finished: Bool[np.ndarray, "prompts draws"] | None = None,
+    ) -> tuple[Bool[np.ndarray, " prompts"], PerPrompt]:
+        """Whether a further draw is worth its price, and what it gains per token; as `wants_draw`.
+
+        Returns:
+            The verdicts, and P̂(admissible) · E[gain] over the tokens of a draw, 0 where nothing can be
+            served yet and there is nothing to gain over.
+        """
         servable: np.ndarray = admissible if finished is None else admissible & finished
         num_prompts, num_draws = len(utility), utility.shape[1]
-        if num_draws >= self.max_draws:
-            return np.zeros(num_prompts, dtype=bool)
         count = admissible.sum(axis=1)
         none = np.asarray(~servable.any(axis=1))
-        if math.isinf(self.token_price):
-            return none
         best = np.where(servable, utility, -np.inf).max(axis=1, initial=-np.inf)
         total = np.where(admissible, utility, 0.0).sum(axis=1)
         gain = self._gain(np.where(none, 0.0, best), total, count)
         prior = self.prior
         weight = prior.admissible + prior.inadmissible + num_draws
         share = (prior.admissible + count) / max(weight, _LEAST_VARIANCE)
+        rate = np.where(none, 0.0, share * gain / max(prior.tokens, _LEAST_VARIANCE))
+        if num_draws >= self.max_draws:
+            return np.zeros(num_prompts, dtype=bool), rate
         # At price 0 whatever may be gained is drawn for, even where the posterior is a point.
-        pays = share * gain > self.token_price * prior.tokens if self.token_price else ~none
-        return none | pays
+        pays = rate > self.token_price if self.token_price else ~none
+        return none | pays, rate
 
     def _gain(self, best: PerPrompt, total: PerPrompt, count: np.ndarray) -> PerPrompt:
         """E(U − best)₊ for the next admissible draw, by its predictive law."""
@@ -224,16 +238,16 @@ def simulate(
     going = np.arange(pool.num_prompts)
     top = np.where(admissible[:, 0], utility[:, 0], -np.inf)
     for made in range(1, rule.max_draws):
-        wants = rule.wants_draw(
+        wants, rate = rule.next_draw(
             utility[going, :made], admissible[going, :made], finished[going, :made]
         )
-        going = going[wants]
+        going, rate = going[wants], rate[wants]
         if going.size == 0:
             break
         num_draws[going] += 1
         if prospects is not None:
             stage = prospects.left_off(
-                going, made, top[going], level=rule.level, token_price=rule.token_price
+                going, made, top[going], level=rule.level, rate=rate if rule.token_price else None
             )
             rows, stage = going[stage >= 0], stage[stage >= 0]
             finished[rows, made] = False

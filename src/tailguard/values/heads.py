@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from tailguard.errors import InputError, ScoreError
 
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, per row and standardised feature
-_HELD_OUT = 0.25  # share of the prompts that choose the penalty and calibrate the quantile
+_NUM_FOLDS = 4  # of the prompts, which choose the penalty and calibrate the quantile
 _UPPER = 0.9
 """Level of the upper quantile of the final cost."""
 _NUM_THRESHOLDS = 8
@@ -90,15 +90,16 @@ class ProcessHeads:
     def fit(
         cls, data: HeadData, checkpoints: tuple[int, ...], generator: np.random.Generator
     ) -> ProcessHeads:
-        """Ridge regression, its penalty chosen and its quantile calibrated on held-out prompts.
+        """Ridge regression, its penalty chosen and its quantile calibrated on prompts held out in turn.
 
-        The upper quantile is split conformal (1604.04173): the margin is that order statistic of the held-out
-        errors which a new answer's error exceeds with probability at most a tenth.
+        The margin of the upper quantile is that order statistic of the errors on prompts that took no part
+        which a new answer's error exceeds with probability about a tenth (cross-validated residuals, as in CV+,
+        1905.02928, around one model).
 
         Args:
             data: of prompts that take no part in calibration or certificates.
             checkpoints: numbers of tokens of the states.
-            generator: chooses the held-out prompts.
+            generator: splits the prompts.
 
         Raises:
             InputError: fewer than `FEWEST_PROMPTS` prompts reach a checkpoint.
@@ -110,22 +111,21 @@ class ProcessHeads:
         thresholds = np.unique(np.quantile(data.cost, shares))
         hinges = np.maximum(data.cost[:, None] - thresholds, 0.0)
         targets = np.concatenate([data.reward[:, None], data.cost[:, None], hinges], axis=1)
-        names = np.unique(data.prompt_index)
-        held = generator.permutation(names)[: max(1, round(_HELD_OUT * len(names)))]
-        is_held = np.isin(data.prompt_index, held)
+        names = generator.permutation(np.unique(data.prompt_index))
+        fold = np.empty(int(names.max()) + 1, dtype=int)
+        fold[names] = np.arange(len(names)) % _NUM_FOLDS
         weights: list[np.ndarray] = []
         margins: list[float] = []
         for k, tokens in enumerate(checkpoints):
             there = np.isfinite(data.states[:, k]).all(axis=1)
-            fitted, tried = there & ~is_held, there & is_held
-            counts = [len(np.unique(data.prompt_index[rows])) for rows in (fitted, tried)]
-            if sum(counts) < FEWEST_PROMPTS or min(counts) == 0:
+            num_prompts = len(np.unique(data.prompt_index[there]))
+            if num_prompts < FEWEST_PROMPTS:
                 raise InputError(
-                    f"answers: of {sum(counts)} prompts more than {tokens} tokens long; heads need"
+                    f"answers: of {num_prompts} prompts more than {tokens} tokens long; heads need"
                     f" {FEWEST_PROMPTS}: give more prompts, or set dial.heads to false"
                 )
-            features = _features(data.states[:, k], data.points)
-            found, errors = _best_ridge(features, targets, fitted, tried)
+            features = _features(data.states[there, k], data.points[there])
+            found, errors = _best_ridge(features, targets[there], fold[data.prompt_index[there]])
             weights.append(found)
             margins.append(_upper_margin(errors[:, 1]))
         return cls(np.array(checkpoints), thresholds, np.stack(weights), np.array(margins))
@@ -190,33 +190,40 @@ def _features(states: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _best_ridge(
-    features: np.ndarray, targets: np.ndarray, fitted: np.ndarray, tried: np.ndarray
+    features: np.ndarray, targets: np.ndarray, fold: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the penalty with the smallest held-out error, and the held-out errors."""
-    centre, scale = features[fitted].mean(axis=0), features[fitted].std(axis=0)
-    centre[-1], scale[-1] = 0.0, 1.0  # of the constant
+    """Weights of the penalty with the smallest error on folds held out in turn, and these errors."""
+    spread = targets.std(axis=0) + 1e-12
+    best: tuple[float, float, np.ndarray] | None = None
+    for penalty in _PENALTIES:
+        errors = np.empty_like(targets)
+        for k in np.unique(fold):
+            held = fold == k
+            errors[held] = targets[held] - features[held] @ _ridge(
+                features[~held], targets[~held], penalty
+            )
+        loss = float(((errors / spread) ** 2).mean())
+        if best is None or loss < best[0]:
+            best = loss, penalty, errors
+    assert best is not None  # there are penalties
+    return _ridge(features, targets, best[1]), best[2]
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """Weights of the features, the last of which is constant and not shrunk."""
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    centre[-1], scale[-1] = 0.0, 1.0
     # What never varies gets no weight, whatever it is later.
     known = scale > 1e-9
     scale = np.where(known, scale, 1.0)
-    rows = np.where(known, (features[fitted] - centre) / scale, 0.0)
-    gram, moment = rows.T @ rows / len(rows), rows.T @ targets[fitted] / len(rows)
-    ridge = np.eye(len(gram))
-    ridge[-1, -1] = 0.0  # the constant is not shrunk
-    ridge += 1e-9 * np.eye(len(gram))
-    others = np.where(known, (features[tried] - centre) / scale, 0.0)
-    spread = targets[fitted].std(axis=0) + 1e-12
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
-    for penalty in _PENALTIES:
-        found = np.linalg.solve(gram + penalty * ridge, moment)
-        errors = targets[tried] - others @ found
-        loss = float(((errors / spread) ** 2).mean())
-        if best is None or loss < best[0]:
-            best = loss, found, errors
-    assert best is not None  # there are penalties
-    _, found, errors = best
+    rows = np.where(known, (features - centre) / scale, 0.0)
+    gram, moment = rows.T @ rows / len(rows), rows.T @ targets / len(rows)
+    ridge = penalty * np.eye(len(gram))
+    ridge[-1, -1] = 0.0
+    found = np.linalg.solve(gram + ridge + 1e-9 * np.eye(len(gram)), moment)
     weights = np.where(known[:, None], found / scale[:, None], 0.0)
     weights[-1] -= (centre[:, None] * weights).sum(axis=0)
-    return weights, errors
+    return weights
 
 
 def _upper_margin(errors: np.ndarray) -> float:

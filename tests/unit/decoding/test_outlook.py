@@ -37,7 +37,11 @@ def test_going_on_pays_by_the_integral_over_what_may_come(utility, bound, best, 
     )
     worth = max(gain, 0.0) * stats.norm.cdf((1.0 - bound) / 0.5)
     pays = made.pays(
-        np.array([utility]), np.array([bound]), best=np.array([best]), level=1.0, token_price=price
+        np.array([utility]),
+        np.array([bound]),
+        best=np.array([best]),
+        level=1.0,
+        rate=np.array([price]),
     )
     if abs(worth - price * 10.0) > 1e-4:
         assert pays[0] == (worth > price * 10.0)
@@ -45,10 +49,10 @@ def test_going_on_pays_by_the_integral_over_what_may_come(utility, bound, best, 
 
 def test_without_anything_to_serve_and_at_price_zero_nothing_is_left_off():
     hopeless = {"utility": np.full(2, -99.0), "bound": np.full(2, 99.0)}
-    options: Any = {"level": 0.0, "token_price": 5.0}
+    options: Any = {"level": 0.0, "rate": np.full(2, 5.0)}
     found = stage().pays(**hopeless, best=np.array([-np.inf, 0.0]), **options)
     assert found.tolist() == [True, False]
-    free = stage().pays(**hopeless, best=np.zeros(2), level=0.0, token_price=0.0)
+    free = stage().pays(**hopeless, best=np.zeros(2), level=0.0, rate=None)
     assert free.all()
 
 
@@ -86,11 +90,12 @@ def test_simulated_step_by_step(seed, price, level):
         np.testing.assert_array_equal(found.served, plain.served)
     for i in range(12):
         # One prompt by hand.
-        seen, tokens, best, served = [], 0.0, -math.inf, -1
+        seen, tokens, best, served, rate = [], 0.0, -math.inf, -1, None
         for d in range(6):
             if d:
                 u, a, f = (np.array([[row[k] for row in seen]]) for k in range(3))
-                if not rule.wants_draw(u, a, f)[0]:
+                wants, rate = rule.next_draw(u, a, f)
+                if not wants[0]:
                     break
             left = None
             for k, each in enumerate(prospects.stages):
@@ -100,7 +105,7 @@ def test_simulated_step_by_step(seed, price, level):
                         *(np.array([x]) for x in forecast),
                         best=np.array([best]),
                         level=level,
-                        token_price=price,
+                        rate=rate if price else None,
                     )
                     left = None if pays[0] else (each.tokens, *forecast)
             if left is not None:

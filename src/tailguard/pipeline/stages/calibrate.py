@@ -33,7 +33,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    13,
+    14,
     ("prepare", "fit-scorers", "plan", "train", "portfolio"),
     _config,
     policy_input,

@@ -80,7 +80,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "portfolio",
     "Portfolio",
-    5,
+    6,
     ("prepare", "fit-scorers", "plan", "train"),
     _config,
     policy_input,
