@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tailguard.config.section import (
     MOST_LISTED,
@@ -64,6 +64,15 @@ class DialSection(Section):
     heads: bool = True
     judged: bool = True
     num_certified: CountOrNone = 5
+
+    @model_validator(mode="after")
+    def _certified_within_reach(self) -> DialSection:
+        if self.certified_margin < self.margin:
+            raise ValueError(
+                f"certified_margin: {self.certified_margin:g} is below margin ({self.margin:g}); a"
+                " limit would be certified that requests cannot reach: raise it"
+            )
+        return self
 
     @field_validator("shares", "scales", "token_prices", "penalties")
     @classmethod

@@ -152,8 +152,14 @@ class Dial:
             asked, token_price=price, margin=self.margin, largest_kl=self.largest_kl
         )
         bounded, covering = self.covered(asked, "scorer"), self.covered(asked, "judge")
+        # With a judge, its word counts; a limit of which nothing was shown is looked up.
+        shown = covering if self.measured_by == "judge" else bounded
+        own = [c.entry for c in self.certificates if c.limit == asked and c.entry in shown]
         if certified:
             self._require_certified(asked, covering)
+            number = self._most_valuable(covering, price)
+        elif own and token_price is None:
+            number = own[0]
         elif limit is not None and not found.feasible:
             least = found.risk + self.margin * found.error
             raise InfeasibleError(
@@ -162,12 +168,8 @@ class Dial:
                 " raise the budget",
                 least,
             )
-        number = self._most_valuable(covering, price) if certified else found.entry
-        if token_price is None and not certified:
-            # With a judge, its word counts; a limit of which nothing was shown is looked up.
-            shown = covering if self.measured_by == "judge" else bounded
-            own = [c.entry for c in self.certificates if c.limit == asked and c.entry in shown]
-            number = own[0] if own else number
+        else:
+            number = found.entry
         risk, error = self.table.risks(asked.measure)
         return DialAnswer(
             number,

@@ -22,6 +22,7 @@ from tailguard.engines.prefix import PrefixWatch
 from tailguard.engines.sampling_law import SamplingLaw
 from tailguard.engines.soup import SoupPolicy
 from tailguard.scorers.scorer import Scorer
+from tailguard.scorers.shift import is_unlike
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Scorers:
         cost: ensemble.
         pessimism: κ of u(y) = mean + κ·spread.
         largest_shift: of an answer that is served; a cost scorer's word on one farther from what it was
-            fitted on counts for nothing. Where a scorer tells no shift, nothing is withheld for it.
+            fitted on counts for nothing, and where there is a limit, so does one that tells no shift.
     """
 
     reward: Scorer
@@ -202,7 +203,8 @@ def _score(
     made: list[_Draw] = []
     for i, draw in enumerate(drawn):
         cost = costs.get(i, unknown)
-        unlike = cost.shift > scorers.largest_shift  # not so of NaN
+        unlike = bool(is_unlike(np.array(cost.shift), scorers.largest_shift))
+        unlike &= cost.summary is not None  # of a score that failed, that is the reason
         made.append(_Draw(draw, texts[i], rewards.get(i, unknown), cost, unlike))
     return made
 
@@ -267,7 +269,7 @@ def _settle(
                 num_tokens_generated=tokens,
                 num_forward_passes=1 + sum(draw.drawn.num_passes for draw in draws),
                 doubt=None if best is None else best.cost.doubt,
-                shift=None if math.isnan(shift) else shift,
+                shift=shift if math.isfinite(shift) else None,
                 unlike=best is None and unlike,
             )
         )
@@ -292,9 +294,11 @@ def _reason(draws: Sequence[_Draw], entry: DialEntry, scorers: Scorers) -> str:
         unlike = [draw.cost.shift for draw in draws if draw.unlike]
         if not unlike:
             return SCORE_UNAVAILABLE
+        if all(map(math.isnan, unlike)):
+            return "the cost scorer does not tell how unlike what it was fitted on an answer is"
         return (
             f"{len(unlike)} answers are unlike those that the cost scorer was fitted on: their distance"
-            f" is at least {min(unlike):.3g}, and {scorers.largest_shift:.3g} is the most that is served"
+            f" is at least {np.nanmin(unlike):.3g}, and {scorers.largest_shift:.3g} is the most that is served"
         )
     return (
         f"the smallest upper bound on cost of {len(draws)} answers, {least:.4g}, is above the"

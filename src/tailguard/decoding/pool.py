@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tailguard.errors import InputError
+from tailguard.scorers.shift import is_unlike
 
 PerDraw = Float[np.ndarray, "prompts draws"]
 PerPrompt = Float[np.ndarray, " prompts"]
@@ -87,7 +88,7 @@ class Pool:
         if self.shift is None:
             return self
         return replace(
-            self, cost_bound=np.where(self.shift > largest_shift, np.inf, self.cost_bound)
+            self, cost_bound=np.where(is_unlike(self.shift, largest_shift), np.inf, self.cost_bound)
         )
 
     def take(self, prompts: np.ndarray) -> Pool:

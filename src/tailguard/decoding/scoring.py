@@ -93,13 +93,14 @@ def _members_closed(
         return [None] * len(prompts)
     try:
         scores, shift = score_with_shift(scorer, prompts, responses)
-        scores = np.asarray(scores, dtype=np.float64)
+        scores, shift = (np.asarray(part, dtype=np.float64) for part in (scores, shift))
     except SCORER_FAILURES:
         if len(prompts) == 1:
             return [None]
         pairs = zip(prompts, responses, strict=True)
         return [_members_closed(scorer, [p], [r])[0] for p, r in pairs]
-    if scores.ndim != 2 or scores.shape[0] != len(prompts) or scores.shape[1] < 1:
+    rows = (len(prompts),)
+    if scores.ndim != 2 or scores.shape[:1] != rows or scores.shape[1] < 1 or shift.shape != rows:
         return [None] * len(prompts)
     return [
         (members, float(far)) if np.isfinite(members).all() else None

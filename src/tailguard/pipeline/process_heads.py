@@ -117,10 +117,11 @@ class _Keeper:
         return kept
 
 
-def checkpoints_of(lengths: np.ndarray) -> tuple[int, ...]:
-    """After how many tokens answers of such lengths are looked at."""
+def checkpoints_of(lengths: np.ndarray, max_new_tokens: int) -> tuple[int, ...]:
+    """After how many tokens answers of such lengths are looked at; none at the last that there can be."""
     middle = float(np.median(lengths))
-    return tuple(sorted({max(1, round(share * middle)) for share in _SHARES}))
+    last = max(1, max_new_tokens - 1)
+    return tuple(sorted({min(max(1, round(share * middle)), last) for share in _SHARES}))
 
 
 def hash_of(model_hash: str, adapters: Mapping[str, Path]) -> dict[str, str]:

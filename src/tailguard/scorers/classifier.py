@@ -238,10 +238,11 @@ def _read_states(model: LanguageModel, inputs: dict[str, Tensor]) -> Float[Tenso
     """`pool_last`, and the means over tokens of embeddings and of last states, from one pass."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    share = (mask / mask.sum(dim=1, keepdim=True)).to(hidden.dtype)[:, None]
-    embedded = model.get_input_embeddings()(ids).to(hidden.dtype)
-    means = [torch.bmm(share, states)[:, 0] for states in (embedded, hidden)]
-    return torch.stack([pool_last(model, ids, hidden), *means], dim=1)
+    # In float32: a mean of many tokens in bfloat16 is off by as much as answers differ.
+    share = (mask / mask.sum(dim=1, keepdim=True)).float()[:, None]
+    embedded = model.get_input_embeddings()(ids)
+    means = [torch.bmm(share, states.float())[:, 0] for states in (embedded, hidden)]
+    return torch.stack([pool_last(model, ids, hidden).float(), *means], dim=1)
 
 
 def _lengths(rows: Sequence[EncodedRow]) -> np.ndarray:

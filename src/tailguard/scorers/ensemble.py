@@ -128,8 +128,9 @@ def fit_shift(
     prompts, answers = [*pairs.prompts, *pairs.prompts], [*pairs.higher, *pairs.lower]
     if len(answers) < FEWEST_FOR_SHIFT:
         return None
-    # In random order, because one half of them finds the law and the other what is usual under it.
-    order = np.random.default_rng(seed).permutation(len(answers))
+    # By prompt and in random order, because one half finds the law and the other what is usual under it.
+    index = np.tile(pairs.prompt_index(), 2)
+    order = np.argsort(np.random.default_rng(seed).permutation(int(index.max()) + 1)[index])
     chosen: list[int] = order[:_MOST_FOR_SHIFT].tolist()
     states, num_tokens = scorer.states([prompts[i] for i in chosen], [answers[i] for i in chosen])
     return ShiftModel.fit(states[:, 1:], num_tokens)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
@@ -40,6 +40,8 @@ class ShiftModel:
         length_fit: the usual log distance as a polynomial of the log number of tokens, constant first
             [laws, 3].
         deviation: of log distances around it [laws].
+        length_range: numbers of tokens that it was fitted on, but for the outermost hundredths [2]; beyond
+            them a polynomial would excuse or accuse whatever comes, so that the nearest length counts.
 
     Raises:
         InputError: shapes that do not match.
@@ -49,6 +51,7 @@ class ShiftModel:
     whitening: Float[np.ndarray, "laws hidden hidden"]
     length_fit: Float[np.ndarray, "laws 3"]
     deviation: Float[np.ndarray, " laws"]
+    length_range: Float[np.ndarray, 2]
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -57,6 +60,7 @@ class ShiftModel:
             "whitening": (laws, hidden, hidden),
             "length_fit": (laws, 3),
             "deviation": (laws,),
+            "length_range": (2,),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -85,7 +89,8 @@ class ShiftModel:
         # What is usual comes from the other half: a law is nearer to rows that it was fitted on.
         half = len(features) // 2
         laws = [_Law.fit(features[:half, k]) for k in range(features.shape[1])]
-        powers = _powers(num_tokens[half:])
+        length_range = np.quantile(num_tokens[half:], [0.01, 0.99]).astype(np.float64)
+        powers = _powers(num_tokens[half:], length_range)
         fits: list[np.ndarray] = []
         deviations: list[float] = []
         for k, law in enumerate(laws):
@@ -98,6 +103,7 @@ class ShiftModel:
             np.stack([law.whitening for law in laws]),
             np.stack(fits),
             np.array(deviations),
+            length_range,
         )
 
     def distance(
@@ -105,16 +111,19 @@ class ShiftModel:
     ) -> Float[np.ndarray, " n"]:
         """How unlike the fitted answers each is [n], by the law that finds it strangest.
 
-        Zero is usual at its length, one a standard deviation (of log distances) beyond.
+        Zero is usual at its length, one a standard deviation (of log distances) beyond; +inf where the
+        features are no finite numbers.
         """
-        powers = _powers(num_tokens)
+        powers = _powers(num_tokens, self.length_range)
         beyond = [
             (_Law(centre, whitening).log_distance(features[:, k]) - powers @ fit) / deviation
             for k, (centre, whitening, fit, deviation) in enumerate(
                 zip(self.centre, self.whitening, self.length_fit, self.deviation, strict=True)
             )
         ]
-        return np.asarray(np.max(beyond, axis=0))
+        found = np.asarray(np.max(beyond, axis=0))
+        # Overflow at one token is as strange as it gets, and must not compare as harmless.
+        return np.where(np.isfinite(found), found, np.inf)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, in float32."""
@@ -152,8 +161,8 @@ class _Law:
         return np.log(np.maximum(distance, _LEAST_DEVIATION))
 
 
-def _powers(num_tokens: np.ndarray) -> np.ndarray:
-    length = np.log(np.maximum(num_tokens, 1.0))
+def _powers(num_tokens: np.ndarray, length_range: np.ndarray) -> np.ndarray:
+    length = np.log(np.maximum(np.clip(num_tokens, *length_range), 1.0))
     return np.stack([np.ones_like(length), length, length**2], axis=1)
 
 
@@ -206,12 +215,13 @@ def shift_limit(shift: Float[np.ndarray, "prompts draws"], rate: float) -> float
     (Angelopoulos et al. 2024, 2208.02814).
 
     Args:
-        shift: of draws of prompts that took no part in any fit; NaN where unknown, which no limit
-            flags.
+        shift: of draws of prompts that took no part in any fit; NaN where unknown, which counts as
+            beyond any limit unless nothing is known at all.
         rate: share of draws in (0, 1) that may be flagged.
 
     Returns:
-        The limit; +inf where nothing is known or there are fewer than 1/rate − 1 prompts.
+        The limit; +inf where nothing is known, there are fewer than 1/rate − 1 prompts, or more than
+            the rate are infinitely far.
 
     Raises:
         InputError: a rate outside (0, 1).
@@ -220,7 +230,14 @@ def shift_limit(shift: Float[np.ndarray, "prompts draws"], rate: float) -> float
         raise InputError(f"rate: {rate}; must lie strictly between 0 and 1")
     num_prompts, num_draws = shift.shape
     allowed = math.floor(num_draws * ((num_prompts + 1) * rate - 1.0) + 1e-9)
-    known = np.sort(shift[np.isfinite(shift)])[::-1]
-    if allowed < 0 or not known.size:
+    if allowed < 0 or np.isnan(shift).all():
         return math.inf
-    return float(known[allowed]) if allowed < known.size else float(known[-1])
+    known = np.sort(np.where(np.isnan(shift), np.inf, shift).ravel())[::-1]
+    return float(known[min(allowed, known.size - 1)])
+
+
+def is_unlike(shift: Float[np.ndarray, "*n"], limit: float) -> Bool[np.ndarray, "*n"]:
+    """Which answers are beyond the limit; what is unknown is, wherever there is a limit."""
+    if math.isinf(limit):
+        return np.zeros(np.shape(shift), dtype=bool)
+    return np.asarray(~(shift <= limit))

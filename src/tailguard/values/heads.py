@@ -102,7 +102,8 @@ class ProcessHeads:
             generator: splits the prompts.
 
         Raises:
-            InputError: fewer than `FEWEST_PROMPTS` prompts reach a checkpoint.
+            InputError: fewer than `FEWEST_PROMPTS` prompts reach even the first checkpoint; later ones that
+                too few reach are left out.
             ScoreError: scores that are not finite.
         """
         if not (np.isfinite(data.reward).all() and np.isfinite(data.cost).all()):
@@ -119,6 +120,8 @@ class ProcessHeads:
         for k, tokens in enumerate(checkpoints):
             there = np.isfinite(data.states[:, k]).all(axis=1)
             num_prompts = len(np.unique(data.prompt_index[there]))
+            if num_prompts < FEWEST_PROMPTS and k > 0:
+                break
             if num_prompts < FEWEST_PROMPTS:
                 raise InputError(
                     f"answers: of {num_prompts} prompts more than {tokens} tokens long; heads need"
@@ -128,7 +131,8 @@ class ProcessHeads:
             found, errors = _best_ridge(features, targets[there], fold[data.prompt_index[there]])
             weights.append(found)
             margins.append(_upper_margin(errors[:, 1]))
-        return cls(np.array(checkpoints), thresholds, np.stack(weights), np.array(margins))
+        kept = np.array(checkpoints[: len(weights)])
+        return cls(kept, thresholds, np.stack(weights), np.array(margins))
 
     def foresee(
         self,

@@ -59,6 +59,10 @@ def test_a_limit_that_was_certified_gets_the_entry_that_was_certified_for_it():
     # Not where nothing was shown, where the scorer's word is not asked for, or at a price of one's own.
     assert measured.answer(RiskLimit(TAIL, 3.6)).number == 3
     assert measured.answer(asked, token_price=0.0).number == 3
+    # It is reached even where the measured risk, with the margin, is not quite.
+    near = DialCertificate(3, RiskLimit(TAIL, 3.0), 9.0, 2.9, 0.95, 100)
+    barely = replace(dial([near]), measured_by="judge", margin=400.0)
+    assert barely.answer(near.limit).number == 3
     failed = replace(shown, judge_bound=3.6, scorer_bound=0.1)
     assert replace(dial([failed]), measured_by="judge").answer(asked).number == 3
     assert dial([failed]).answer(asked).number == 2

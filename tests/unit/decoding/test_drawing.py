@@ -143,13 +143,15 @@ def test_answers_unlike_what_was_fitted_on_are_withheld_and_say_so(soup):
     scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0, largest_shift=2.5)
     entry = DialEntry((0.4, 0.6), Rule(math.inf, math.inf, 3, PRIOR), 0.0)
     usual, foreign, silent, _ = drawn(soup, scorers, entry)
-    assert (usual.abstained, foreign.abstained, silent.abstained) == (False, True, False)
+    # Where there is a limit, a scorer that tells nothing has no say.
+    assert (usual.abstained, foreign.abstained, silent.abstained) == (False, True, True)
     assert foreign.text == "no"
     assert foreign.num_draws == 3
     assert "3 answers are unlike" in foreign.reason
     assert "at least 3.5, and 2.5" in foreign.reason
     assert (usual.shift, foreign.shift, silent.shift) == (0.2, 3.5, None)
-    assert (usual.unlike, foreign.unlike, silent.unlike) == (False, True, False)
+    assert (usual.unlike, foreign.unlike, silent.unlike) == (False, True, True)
+    assert "does not tell" in silent.reason
     # Without a limit nothing is withheld for it.
     scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0)
     assert not any(answer.abstained for answer in drawn(soup, scorers, entry))
@@ -169,8 +171,8 @@ def test_no_certificate_covers_a_request_unlike_those_it_was_made_on(soup):
     dial = Dial((entry,), table, limit, 0.0, certificates=(shown,))
     scorers = Scorers(SCORERS.reward, Foreign(0.53), 1.0, largest_shift=2.5)
     answers = Decoder(soup, dial, scorers, replace(SETTING, max_draws=3)).generate(PROMPTS)
-    assert [answer.certified for answer in answers] == [True, False, True, True]
-    assert [answer.bounded for answer in answers] == [True, False, True, True]
+    assert [answer.certified for answer in answers] == [True, False, False, True]
+    assert [answer.bounded for answer in answers] == [True, False, False, True]
     assert "unlike" not in answers[1].to_dict()
 
 

@@ -9,6 +9,7 @@ from tailguard.scorers.score_map import MappedScorer, ScoreMap
 from tailguard.scorers.shift import (
     FEWEST_FOR_SHIFT,
     ShiftModel,
+    is_unlike,
     score_with_shift,
     shift_limit,
     shrunk_covariance,
@@ -64,6 +65,19 @@ def test_length_is_no_shift_but_a_shifted_mean_is():
     one = _features(rng, 800, long)
     one[:, 1] += [0.5, -0.5, 0.0]
     assert np.median(model.distance(one, long)) > 2.0
+
+
+def test_no_polynomial_is_followed_beyond_the_fitted_lengths_and_overflow_is_far():
+    rng = np.random.default_rng(6)
+    lengths = rng.integers(70, 110, 2000).astype(float)
+    model = ShiftModel.fit(_features(rng, 2000, lengths), lengths)
+    fresh = _features(rng, 50, np.full(50, 90.0))
+    at = [model.distance(fresh, np.full(50, float(n))) for n in (110, 111, 4000)]
+    np.testing.assert_array_equal(at[1], at[2])
+    assert np.abs(at[0] - at[2]).max() < 0.2
+    for broken in (np.nan, np.inf):
+        fresh[0, 1, 2] = broken
+        assert model.distance(fresh, np.full(50, 90.0))[0] == np.inf
 
 
 def test_features_that_never_vary_and_few_rows():
@@ -158,9 +172,19 @@ def test_the_limit_keeps_its_rate_on_fresh_prompts():
 
 def test_what_is_unknown_is_not_flagged():
     assert shift_limit(np.full((500, 2), np.nan), 0.01) == np.inf
-    some = np.full((500, 2), np.nan)
-    some[:, 0] = np.arange(500.0)
-    assert 480 < shift_limit(some, 0.01) < 499
+    # Where some is known, the rest counts as beyond: a limit would flag it.
+    some = np.arange(1000.0).reshape(500, 2)
+    some[0] = np.nan
+    assert shift_limit(some, 0.01) == sorted(np.nan_to_num(some, nan=np.inf).ravel())[-9]
+    some[1:20] = np.inf
+    assert shift_limit(some, 0.01) == np.inf  # more than the rate are infinitely far
+    assert is_unlike(np.array([np.nan, np.inf, 3.0, 2.0]), 2.5).tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert not is_unlike(np.array([np.nan, np.inf, 3.0]), np.inf).any()
     assert shift_limit(np.arange(50.0)[:, None], 0.01) == np.inf  # 1 in 51 is more than the rate
     with pytest.raises(InputError, match="rate"):
         shift_limit(some, 1.0)

@@ -104,6 +104,10 @@ def test_what_it_refuses(heads):
         ProcessHeads.fit(data, CHECKPOINTS, np.random.default_rng(0))
     with pytest.raises(InputError, match="features"):
         heads.foresee(0, np.zeros((2, WIDTH + 1)), np.zeros((2, 2)))
+    # A later checkpoint that too few answers reach is left out.
+    data = made(np.random.default_rng(8))
+    data.states[:, 1] = np.nan
+    assert ProcessHeads.fit(data, CHECKPOINTS, np.random.default_rng(0)).checkpoints.tolist() == [4]
     broken = made(np.random.default_rng(7))
     broken.cost[3] = np.inf
     with pytest.raises(ScoreError, match="finite"):

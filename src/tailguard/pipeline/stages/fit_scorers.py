@@ -81,7 +81,7 @@ def _build(work: Work) -> dict[str, object]:
     return {**figures, "notes": notes}
 
 
-STAGE = Stage("fit-scorers", "ScorerPair", 6, ("prepare",), _config, _inputs, _build)
+STAGE = Stage("fit-scorers", "ScorerPair", 7, ("prepare",), _config, _inputs, _build)
 
 
 def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:

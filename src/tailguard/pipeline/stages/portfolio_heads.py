@@ -44,7 +44,8 @@ def fit_process_heads(
     chosen = [points[k] for k in dict.fromkeys(map(round, places))]
     some = prompts[:_PROMPTS_FOR_LENGTHS]
     first = _roll_out(work, soup, some, chosen[-1], "lengths", (), work.steps("heads: lengths"))
-    checkpoints = checkpoints_of(np.array([len(each.token_ids) for each in first.drawn]))
+    lengths = np.array([len(each.token_ids) for each in first.drawn])
+    checkpoints = checkpoints_of(lengths, work.recipe.policy.max_new_tokens)
     parts: list[HeadData] = []
     for number, point in enumerate(chosen):
         what = f"heads, point {number + 1} of {len(chosen)}"
@@ -63,7 +64,7 @@ def fit_process_heads(
     names = [field.name for field in fields(HeadData)]
     data = HeadData(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
     heads = ProcessHeads.fit(data, checkpoints, work.numpy_generator("heads"))
-    return heads, {"checkpoints": list(checkpoints), "answers": len(data.reward)}
+    return heads, {"checkpoints": heads.checkpoints.tolist(), "answers": len(data.reward)}
 
 
 def _roll_out(
