@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tailguard.engines import tested_policy
+from tailguard.engines.soup import SoupPolicy
 from tailguard.models.policy import Policy
 
 torch.set_num_threads(1)
@@ -224,3 +225,17 @@ def count_calls() -> Generator[Callable[[Policy], list[tuple[int, ...]]]]:
     yield watch
     for handle in handles:
         handle.remove()
+
+
+@pytest.fixture(scope="module")
+def soup(tiny_scorers, tmp_path_factory):
+    """Two updates of one tiny base."""
+    from tests.unit.engines.test_soup import save_adapter
+
+    folder = tmp_path_factory.mktemp("soup")
+    base = tiny_scorers.save_causal_lm(folder / "base")
+    adapters = {
+        name: save_adapter(base, folder / name, seed, 2, ["q_proj", "down_proj"])
+        for seed, name in enumerate(("loose", "strict"))
+    }
+    return SoupPolicy.load(base, adapters)

@@ -1,9 +1,10 @@
 """Is an answer under way worth going on with, beside the best that is there already?
 
-Process heads foresee its reward and cost; what that is in units of the answers' worth, and how far it errs, is fitted on
-the calibration draws. An answer is left off where P(admissible) · E[gain over the best] per token that it still takes
-is at most what a fresh answer promises per token (which is above the price, or none would be drawn). So it is left off only beside an admissible one that could be served: a
-prefix is never accepted by heads, and never given up on an absolute bound.
+Process heads foresee its reward and cost; what that is in units of the answers' worth, and how far
+it errs, is fitted on the calibration draws. An answer is left off where P(admissible) · E[gain over
+the best] per token that it still takes is at most what a fresh answer promises per token (which is
+above the price, or none would be drawn). So it is left off only beside an admissible one that could
+be served: a prefix is never accepted by heads, and never given up on an absolute bound.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.engines.test_soup import save_adapter
 
 from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
@@ -15,7 +14,6 @@ from tailguard.decoding.rule import DrawPrior, Rule
 from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.engines import SamplingLaw
 from tailguard.engines.draws import StartedPrompts
-from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, Mean, RiskLimit
@@ -41,17 +39,6 @@ class Counting:
 
 
 SCORERS = Scorers(Counting(0.37), Counting(0.53), 1.0)
-
-
-@pytest.fixture(scope="module")
-def soup(tiny_scorers, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("soup")
-    base = tiny_scorers.save_causal_lm(folder / "base")
-    adapters = {
-        name: save_adapter(base, folder / name, seed, 2, ["q_proj", "down_proj"])
-        for seed, name in enumerate(("loose", "strict"))
-    }
-    return SoupPolicy.load(base, adapters)
 
 
 def drawn(soup, scorers=SCORERS, entry=ENTRY, prompts=PROMPTS, **options):

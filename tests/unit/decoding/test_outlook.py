@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from scipy import integrate, stats
-from tests.unit.decoding.test_drawing import PRIOR, PROMPTS, SCORERS, soup  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from tests.unit.decoding.test_drawing import PRIOR, PROMPTS, SCORERS
 from tests.unit.decoding.test_rule import random_pool
 
 from tailguard.decoding.dial import DialEntry

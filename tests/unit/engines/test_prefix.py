@@ -3,26 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tests.unit.engines.test_soup import save_adapter
 
 from tailguard.engines import SamplingLaw, response_hidden_states
 from tailguard.engines.draws import StartedPrompts
 from tailguard.engines.prefix import PrefixWatch
-from tailguard.engines.soup import SoupPolicy
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8"]
 POINTS = [(0.4, 0.6), (1.0, 0.0), (-0.5, 1.5)]
-
-
-@pytest.fixture(scope="module")
-def soup(tiny_scorers, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("soup")
-    base = tiny_scorers.save_causal_lm(folder / "base")
-    adapters = {
-        name: save_adapter(base, folder / name, seed, 2, ["q_proj", "down_proj"])
-        for seed, name in enumerate(("loose", "strict"))
-    }
-    return SoupPolicy.load(base, adapters)
 
 
 def started(soup, **options):
