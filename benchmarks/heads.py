@@ -5,8 +5,9 @@
 Heads of the run's decoder foresee answers to requests that nobody has seen, drawn at five points of the weight
 space. *Knowing*: R² of E(C − ν′)₊ and of the reward against the full scorers, AUROC for answers that are unsafe in truth
 (beside the full scorer's on the whole answer), coverage of the .9-quantile. *Saving*: for each price of a token the
-entries that the default limit gets, with and without leaving off, on the same draws. Writes results/heads.json and
-heads.md.
+entries that the default limit gets, with and without leaving off, on the same draws. *Racing*: six answers started at
+once and dropped by heads at the checkpoints, against best-of-6 and against drawing on while it pays, under the default
+entry's level and ranking. Writes results/heads.json and heads.md.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from decoding_pools import Run, score, threads
+from scipy.special import ndtr
 
 from tailguard.decoding.joint import risk_costs
-from tailguard.decoding.outlook import stack_foreseen
+from tailguard.decoding.outlook import Prospects, stack_foreseen
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import simulate
 from tailguard.decoding.worth import AnswerScores
@@ -32,6 +34,7 @@ from tailguard.scorers import area_under_roc
 
 RESULTS = Path(__file__).with_name("results")
 RESAMPLES = 400
+FIELD = 6  # answers in a race
 
 
 def main() -> None:
@@ -56,6 +59,7 @@ def main() -> None:
         "settings": {"prompts": len(prompts), "points": chosen},
         "knowing": knowing(run, known),
         "saving": saving(run, prompts, arguments.seed + 10),
+        "racing": racing(run, prompts, arguments.seed + 20),
     }
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     text = page(found)
@@ -215,6 +219,79 @@ def saving(run: Run, prompts: list[str], seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def racing(run: Run, prompts: list[str], seed: int) -> list[dict[str, Any]]:
+    """Six at once, all to their end or dropped by heads on the way; and one after the other."""
+    dial = run.dial.dial
+    entry, outlook = dial.answer().entry, dial.outlook
+    assert outlook is not None
+    pool = drawn(run, prompts, entry.point, entry.rule.max_draws, seed)
+    pool = pool.within(run.dial.largest_shift)
+    utility = dial.worth.utility(AnswerScores.of_pool(pool), entry.penalty)
+    prospects = outlook.of_pool(pool, entry.penalty)
+    rows: list[dict[str, Any]] = []
+    for kept in (None, (4, 3, 2), (3, 2, 2), (3, 2, 1)):
+        starts = range(0, pool.num_draws - FIELD + 1, 5)
+        heats = [race(pool, entry.rule.level, utility, prospects, start, kept) for start in starts]
+        name = f"{FIELD} at once" + ("" if kept is None else f", {'→'.join(map(str, kept))} go on")
+        means = {key: float(np.mean([heat[key] for heat in heats])) for key in heats[0]}
+        rows.append({"name": name} | means)
+    for price in (0.001, 0.003, 0.01, 0.03):
+        found = simulate(pool, replace(entry.rule, token_price=price), utility, prospects)
+        assert found.judged_reward is not None
+        assert found.judged_cost is not None
+        rows.append(
+            {"name": f"one after the other, price {price:g}"}
+            | _served(found.judged_reward, found.judged_cost, found.num_tokens, found.served)
+        )
+    return rows
+
+
+def race(
+    pool: Pool,
+    level: float,
+    utility: np.ndarray,
+    prospects: Prospects,
+    start: int,
+    kept: tuple[int, ...] | None,
+) -> dict[str, float]:
+    """Of the draws from ``start`` on, those go on that promise most; the ended are out of the race."""
+    field = slice(start, start + FIELD)
+    tokens = pool.num_tokens[:, field].copy()
+    alive = np.ones_like(tokens, dtype=bool)
+    for k, stage in enumerate(prospects.stages[: len(kept or ())]):
+        promised, bound = prospects.utility[:, field, k], prospects.bound[:, field, k]
+        admissible = np.maximum(ndtr((level - bound) / stage.bound.deviation), 1e-9)
+        going = alive & np.isfinite(promised)
+        worth = np.where(going, promised + np.log(admissible), -np.inf)
+        assert kept is not None
+        dropped = going & ((-worth).argsort(axis=1).argsort(axis=1) >= kept[k])
+        tokens[dropped] = stage.tokens
+        alive &= ~dropped
+    admitted = alive & np.isfinite(pool.cost_bound[:, field]) & (pool.cost_bound[:, field] <= level)
+    best = np.where(admitted, utility[:, field], -np.inf)
+    served = np.where(admitted.any(axis=1), best.argmax(axis=1), -1)
+
+    def judged(draws: np.ndarray | None, fallback: np.ndarray | None) -> np.ndarray:
+        assert draws is not None
+        assert fallback is not None
+        return np.where(served >= 0, draws[:, field][np.arange(len(served)), served], fallback)
+
+    reward = judged(pool.judged_reward, pool.fallback_judged_reward)
+    cost = judged(pool.judged_cost, pool.fallback_judged_cost)
+    return _served(reward, cost, tokens.sum(axis=1), served)
+
+
+def _served(
+    reward: np.ndarray, cost: np.ndarray, tokens: np.ndarray, served: np.ndarray
+) -> dict[str, float]:
+    return {
+        "tokens": float(tokens.mean()),
+        "reward": float(reward.mean()),
+        "cvar": CVaR(0.1).value(np.minimum(cost, 10.0)),
+        "withheld": float((served < 0).mean()),
+    }
+
+
 def page(found: dict[str, Any]) -> str:
     """As Markdown."""
     settings = found["settings"]
@@ -258,6 +335,17 @@ def page(found: dict[str, Any]) -> str:
         lines.append(
             f"| {row['price']} | {row['draw price']:g} | {' | '.join(cells)} | {saved:.0%} |"
         )
+    lines += [
+        "",
+        "Racing, under the default entry's level and ranking, by the truth:",
+        "",
+        "| draws | tokens | reward | CVaR.1 | withheld |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['tokens']:.1f} | {row['reward']:.2f} | {row['cvar']:.2f} | {row['withheld']:.1%} |"
+        for row in found["racing"]
+    ]
     return "\n".join(lines) + "\n"
 
 

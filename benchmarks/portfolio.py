@@ -7,7 +7,8 @@
 errors; 24 profiles that were not chosen for, on fresh prompts.
 *Sandbox*: a table over the run's measured soups from 300 or 600 calibration prompts with 4 answers
 each; 24 profiles; reported on 600 prompts with 16 answers each that took no part (the draws of
-decoding.py). Repeated on random subsets of answers and prompts. Writes results/portfolio.json and portfolio.md.
+decoding.py). Repeated on random subsets of answers and prompts. With `--more 2000` also a table from as many
+further prompts with 4 answers each. Writes results/portfolio.json and portfolio.md.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--sandbox-only", action="store_true", help="keep the other part's figures")
     parser.add_argument("--prompts", type=int, default=600)
+    parser.add_argument("--more", type=int, default=0, help="prompts of a larger table")
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
@@ -118,6 +120,19 @@ def sandbox(arguments: argparse.Namespace) -> dict[str, object]:
             means = np.mean(rows, axis=0)
             result[f"{name}, {size} prompts"] = dict(zip(COLUMNS, map(float, means), strict=True))
             print(name, size, means, flush=True)
+    if arguments.more:
+        drawn = [
+            r.text
+            for r in run.fresh_requests(arguments.prompts + arguments.more, arguments.seed + 1)
+        ]
+        further = [text for text in drawn if text not in set(prompts)][: arguments.more]
+        cached |= {"seed": arguments.seed + 1}
+        pools = [fresh_draws(run, further, point, 4, **cached).pool for point in points]
+        seen = table(*_truth(pools), kl)
+        for name, chosen in names.items():
+            row = dict(zip(COLUMNS, serve(seen, judged, chosen), strict=True))
+            result[f"{name}, {len(further)} prompts"] = row
+            print(name, len(further), row, flush=True)
     return result
 
 

@@ -19,6 +19,7 @@ from tailguard.pipeline.process_heads import hash_of, read_heads
 from tailguard.pipeline.stage import Stage
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import policy_directories
+from tailguard.pipeline.stages.train_rounds import held_out_prompts
 from tailguard.risk.spelling import spell_measure
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
@@ -299,6 +300,72 @@ class TestChain:
                 )
                 assert answer.choices[0].message.content
                 assert answer.choices[0].finish_reason in ("stop", "length", "content_filter")
+
+
+@pytest.fixture(scope="module")
+def rounds(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("rounds") / "run"
+    shutil.copytree(folder, out)
+    assert run("train", str(RECIPE), *ROUNDS, "--out", str(out)) == 0
+    return out
+
+
+ROUNDS = ("--set", "train.num_rounds=2", "--set", "train.learning_rate=0.01")
+
+
+@pytest.mark.slow
+class TestRounds:
+    """Members are measured and trained on, and what does not help is taken back."""
+
+    def test_each_round_continues_a_member_and_the_kept_ones_are_what_is_used(self, rounds):
+        policy_set = artifact(rounds, "PolicySet")
+        told = read_json(policy_set / "rounds.json")
+        assert len(told["rounds"]) == 2 or told["settled"]
+        assert told["regret"] <= told["first_regret"]
+        used = policy_directories(policy_set)
+        kept = [each["member"] for each in told["rounds"] if each["kept"]]
+        depth = {name: read_manifest(used[name]).config.get("round", 0) for name in used}
+        assert depth == {name: kept.count(name) for name in used}
+        made = [read_manifest(path) for path in rounds.glob("train-*-*")]
+        trained = [each for each in made if "round" in each.config]
+        assert len(trained) == len(told["rounds"])
+        for each in trained:
+            (before,) = [other for other in made if other.id == each.parents["before"]["id"]]
+            assert before.stage == each.stage
+            assert each.config["round"] == before.config.get("round", 0) + 1
+            assert each.metrics["target"] == each.config["target"]
+
+    def test_held_out_prompts_are_not_trained_on(self, folder, rounds):
+        """A policy of a run with rounds never sees every fourth prompt, whatever it is."""
+        prompts = read_split(artifact(rounds, "PreferenceSet"), "train")
+        held = held_out_prompts(len(prompts), 2)
+        assert held.sum() == len(prompts) // 4
+        assert not held_out_prompts(len(prompts), 0).any()
+        steps = [read_json(path / "curves.json") for path in rounds.glob("train-unconstrained-*")]
+        plain = read_json(
+            policy_directories(artifact(folder, "PolicySet"))["unconstrained"] / "curves.json"
+        )
+        fewer = [each["distillation"] for each in steps if "distillation" in each]
+        # Two answers to each of 24 prompts in a pass make two batches of 32; of 18, two as well, the
+        # second smaller: the curves differ.
+        assert any(each != plain["distillation"] for each in fewer)
+
+    def test_a_second_call_trains_nothing(self, rounds, capsys):
+        before = {path: path.stat().st_mtime_ns for path in rounds.glob("train-*")}
+        assert run("train", str(RECIPE), *ROUNDS, "--out", str(rounds)) == 0
+        assert {path: path.stat().st_mtime_ns for path in rounds.glob("train-*")} == before
+
+    def test_the_report_tells_them(self, rounds):
+        assert run("run", str(RECIPE), *ROUNDS, "--out", str(rounds)) == 0
+        page = (artifact(rounds, "Report") / "report.html").read_text()
+        assert "rounds of training on" in page
+        assert "held-out regret" in page
+
+    def test_rounds_without_steps_are_refused(self, tmp_path, capsys):
+        wrong = ("--set", "train.num_rounds=1", "--set", "train.num_steps=0")
+        assert run("train", str(RECIPE), *wrong, "--out", str(tmp_path / "none")) == 2
+        assert "rounds are made of on-policy steps" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
 
 
 VARIANCE = "mean-variance:aversion=1"

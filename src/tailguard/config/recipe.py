@@ -183,6 +183,9 @@ class TrainSection(Section):
         learning_rate: learning rate of the on-policy steps.
         micro_batch: the most answers in one forward pass of training; fewer take less memory, for
             the same steps.
+        num_rounds: further trainings, of the on-policy steps alone: each trains the policy on by which
+            the profiles of the frontier, served by mixes, lose least, as long as that helps on prompts
+            of the bank that are held out of training (a quarter); 0 for none.
     """
 
     rank: CountEach = 16
@@ -195,6 +198,16 @@ class TrainSection(Section):
     num_generations: SampleEach = 8
     learning_rate: Positive = 2e-4
     micro_batch: CountEach = 32
+    num_rounds: Annotated[int, Field(ge=0, le=MOST_LISTED)] = 0
+
+    @model_validator(mode="after")
+    def _rounds_have_steps(self) -> TrainSection:
+        if self.num_rounds and not self.num_steps:
+            raise ValueError(
+                f"num_rounds: {self.num_rounds} with num_steps: 0; rounds are made of on-policy steps:"
+                " give steps, or no rounds"
+            )
+        return self
 
 
 class DecodingSection(Section):

@@ -111,7 +111,8 @@ class _Workload:
             "bank": self._scored(answers),
         }
         if targets:
-            stages["train"] = self._trained().times(targets, side_by_side=True)
+            first = (self._distilled() + self._on_policy()).times(targets, side_by_side=True)
+            stages["train"] = first + self._rounds(targets)
             stages |= {"portfolio": self._measured(targets)} | self._dial(targets)
         return {name: load for name, load in stages.items() if load.num_models or load.rows}
 
@@ -177,22 +178,25 @@ class _Workload:
             read += alone if pair and kind == "cost" else 0.0
         return StageLoad(read_tokens=answers * read, num_models=num_models)
 
-    def _trained(self) -> StageLoad:
-        settings, policy = self.recipe.train, self.recipe.policy
+    def _distilled(self) -> StageLoad:
+        settings = self.recipe.train
         per_prompt = min(settings.distill_samples, self.recipe.bank.num_samples)
         rows = settings.distill_epochs * self.recipe.data.num_prompts * per_prompt
         batch = 32  # of distillation's own
-        total = StageLoad(
+        return StageLoad(
             trained_tokens=rows * self._exchange * _LORA_TRAINING,
             optimiser_steps=rows / batch,
             trained_rows=min(batch, settings.micro_batch),
             num_models=1,
         )
+
+    def _on_policy(self) -> StageLoad:
+        settings, policy = self.recipe.train, self.recipe.policy
         if not settings.num_steps:
-            return total
+            return StageLoad()
         at_once = settings.prompts_per_step * settings.num_generations
         answers = settings.num_steps * at_once
-        return total + self._scored(answers) + StageLoad(
+        return self._scored(answers) + StageLoad(
             # Drawn by the trainer, which reads each prompt for each of its answers; then read by the
             # reference and by the policy of before the step.
             read_tokens=answers * (self.lengths.prompt + 2 * self._exchange),
@@ -202,7 +206,16 @@ class _Workload:
             optimiser_steps=settings.num_steps,
             rows=at_once,
             trained_rows=min(at_once, settings.micro_batch),
-        )  # fmt: skip
+        )
+
+    def _rounds(self, num_targets: int) -> StageLoad:
+        """One after the other; each member reads the bank once, and again when it was trained on."""
+        num_rounds = self.recipe.train.num_rounds
+        if not num_rounds:
+            return StageLoad()
+        answers = self.recipe.data.num_prompts * self.recipe.bank.num_samples
+        read = StageLoad(read_tokens=answers * self._exchange)
+        return self._on_policy().times(num_rounds) + read.times(num_targets + num_rounds)
 
     def _measured(self, num_targets: int) -> StageLoad:
         """Draws at every point, read by the reference and scored."""

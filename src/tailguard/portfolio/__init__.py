@@ -1,8 +1,29 @@
-"""Few policies for every risk preference: choosing members, and mapping profiles to them."""
+"""Few policies for every risk preference: choosing members, mapping profiles to them, training them on."""
 
+from tailguard.portfolio.alternate import (
+    Alternation,
+    MeasuredMembers,
+    Proposal,
+    Round,
+    alternate,
+    propose,
+)
 from tailguard.portfolio.assign import Assignment
 from tailguard.portfolio.portfolio import MeasuredPortfolio, Portfolio, refit
 from tailguard.portfolio.profile import Profile
 from tailguard.portfolio.select import select
 
-__all__ = ["Assignment", "MeasuredPortfolio", "Portfolio", "Profile", "refit", "select"]
+__all__ = [
+    "Alternation",
+    "Assignment",
+    "MeasuredMembers",
+    "MeasuredPortfolio",
+    "Portfolio",
+    "Profile",
+    "Proposal",
+    "Round",
+    "alternate",
+    "propose",
+    "refit",
+    "select",
+]

@@ -6,7 +6,7 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from tailguard.errors import InputError
 from tailguard.planning import Planner, SampleBank, Solution
@@ -20,7 +20,7 @@ from tailguard.risk.limit import RiskLimit
 
 Regrets = Float64[np.ndarray, "profiles"]
 # Of two members, while sets are compared; the set that is chosen gets finer ones.
-_SHARES = (0.25, 0.5, 0.75)
+SHARES_COMPARED = (0.25, 0.5, 0.75)
 _EXACT_UP_TO = 400  # sets of members to try one by one
 _MAX_SWEEPS = 5  # a sweep without an exchange ends it earlier
 _HELPS = 1e-6  # of the value span: less regret than this by a change is rounding
@@ -59,14 +59,11 @@ def select(
     """
     asked = check_profiles(profiles)
     _check(num_policies, target_regret, margin)
-    planner = Planner(bank, kl_coef)
-    free, *plain = planner.frontier([RiskLimit(Mean(), np.inf), *(p.limit for p in asked)])
-    scale = regret_scale(asked, plain, free.value)
-    candidates = _distinct([free, *plain, *_tightened(planner, asked, plain, margin)])
-    small = bank.take(np.arange(0, bank.num_prompts, max(1, bank.reward.size // _ENOUGH_SAMPLES)))
+    scale, candidates = candidate_tilts(bank, asked, kl_coef, margin)
+    small = bank.take(prompts_compared(bank))
     ratios = [s.shaped_reward(small.reward, small.cost) / kl_coef for s in candidates]
     mixer = Mixer(small, ratios, [p.measure for p in asked], kl_coef)
-    search = _Search(Assigner(mixer, len(candidates), _SHARES, margin), scale, objective)
+    search = Search(Assigner(mixer, len(candidates), SHARES_COMPARED, margin), scale, objective)
     if target_regret is None:
         chosen = search.best_set(num_policies or 1)
     else:
@@ -75,9 +72,41 @@ def select(
     return Portfolio(bank, asked, members, float(kl_coef), objective, margin)
 
 
+def prompts_compared(bank: SampleBank) -> Int[np.ndarray, "n"]:
+    """Prompts on which sets of members are compared: of a large bank, enough of them."""
+    return np.arange(0, bank.num_prompts, max(1, bank.reward.size // _ENOUGH_SAMPLES))
+
+
+def candidate_tilts(
+    bank: SampleBank, profiles: Sequence[Profile], kl_coef: float, margin: float
+) -> tuple[RegretScale, list[Solution]]:
+    """What members are chosen from, and the unit in which they are compared.
+
+    Args:
+        bank: the prompts to choose on.
+        profiles: what users ask for.
+        kl_coef: β > 0.
+        margin: standard errors by which tightened budgets are below the profiles'; 0 for none.
+
+    Returns:
+        The scale of regret, and the feasible tilts: without constraint, for each profile and for
+        each tightened budget.
+    """
+    planner = Planner(bank, kl_coef)
+    free, *plain = planner.frontier([RiskLimit(Mean(), np.inf), *(p.limit for p in profiles)])
+    scale = regret_scale(profiles, plain, free.value)
+    return scale, _distinct([free, *plain, *_tightened(planner, profiles, plain, margin)])
+
+
 @dataclass
-class _Search:
-    """Searches for the set of candidates with the least regret."""
+class Search:
+    """Searches for the set of candidates with the least regret.
+
+    Attributes:
+        assigner: of all candidates.
+        scale: of their regret.
+        objective: how regret over profiles is summed up.
+    """
 
     assigner: Assigner
     scale: RegretScale
@@ -121,10 +150,15 @@ class _Search:
         return chosen
 
     def score(self, chosen: list[int]) -> float:
-        """Summed regret when every profile takes its best member or pair."""
+        """Regret over the profiles when each takes its best member or pair."""
+        return self.scale.summary(self.regrets(chosen), self.objective)
+
+    def regrets(self, chosen: list[int]) -> Regrets:
+        """Regret of each profile, served by its best member or pair; NaN where infeasible."""
         options = [self._single[c] for c in chosen]
         options += [self._pair(*sorted(pair)) for pair in combinations(chosen, 2)]
-        return self.scale.summary(np.min(options, axis=0), self.objective)
+        best: Regrets = np.min(options, axis=0)
+        return best
 
     def _exchange(self, chosen: list[int]) -> list[int]:
         """Exchange one member at a time for any candidate, while that helps."""

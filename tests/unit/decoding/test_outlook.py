@@ -151,7 +151,7 @@ def heads_for(width, members, checkpoints, seed=0):
     )
 
 
-def test_what_is_served_is_what_is_simulated(soup):  # noqa: F811
+def test_what_is_served_is_what_is_simulated(soup):
     """All draws in full with what was foreseen of them, then the rule on the pool; and the decoder."""
     prompts, point = PROMPTS * 6, (0.4, 0.6)
     kept: dict[tuple[int, int], np.ndarray] = {}
@@ -210,7 +210,7 @@ def test_what_is_served_is_what_is_simulated(soup):  # noqa: F811
     ]
 
 
-def test_lines_are_fitted_on_the_draws_that_get_there(soup):  # noqa: F811
+def test_lines_are_fitted_on_the_draws_that_get_there(soup):
     rng = np.random.default_rng(2)
     pool = random_pool(rng, prompts=50, draws=4)
     heads = heads_for(3, 1, (2, 6))

@@ -34,7 +34,7 @@ STAGE = Stage(
     "calibrate",
     "Decoder",
     14,
-    ("prepare", "fit-scorers", "plan", "train", "portfolio"),
+    ("prepare", "fit-scorers", "train", "portfolio"),
     _config,
     policy_input,
     _build,

@@ -25,7 +25,7 @@ from tailguard.pipeline.decoder_artifact import (
 )
 from tailguard.pipeline.dial_artifact import DialFile, described_frontier, dial_names
 from tailguard.pipeline.judges import build_judge
-from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
+from tailguard.pipeline.plan_artifact import PlannedTarget
 from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
 from tailguard.pipeline.scorer_artifact import given_sources, load_scorer_pair
 from tailguard.pipeline.sources import policy_input
@@ -33,7 +33,7 @@ from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NAME, draw_entry
 from tailguard.pipeline.stages.prepare import read_split
-from tailguard.pipeline.stages.train import load_trained
+from tailguard.pipeline.stages.train import load_trained, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit, limit_to_json
@@ -90,7 +90,7 @@ def _config(recipe: Recipe) -> dict[str, object]:
 def _build(work: Work) -> dict[str, object]:
     asked = _asked(work)
     judge = build_judge(work)
-    targets = read_plan(work.parents["plan"]).targets
+    targets = list(trained_targets(work.parents["train"]).values())
     plain = ["base", *(target.name for target in targets)]
     limits = _dial_names(work)
     # The dial's take longest, so they go first: no process is left with one at the end.
@@ -127,7 +127,7 @@ STAGE = Stage(
     "evaluate",
     "EvalRecord",
     8,
-    ("prepare", "fit-scorers", "plan", "train", "calibrate"),
+    ("prepare", "fit-scorers", "train", "calibrate"),
     _config,
     policy_input,
     _build,

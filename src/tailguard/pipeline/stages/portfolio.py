@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.draws_artifact import PointDraws
 from tailguard.pipeline.judges import build_judge
-from tailguard.pipeline.plan_artifact import PlannedTarget, read_plan
 from tailguard.pipeline.points import Point, measured_points
 from tailguard.pipeline.process_heads import (
     HEADS_NAME,
@@ -37,7 +36,7 @@ from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
 from tailguard.pipeline.stages.portfolio_heads import fit_process_heads
 from tailguard.pipeline.stages.prepare import read_split
-from tailguard.pipeline.stages.train import policy_directories, trained_adapter
+from tailguard.pipeline.stages.train import trained_adapter, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.pessimism import ScorerPair
 from tailguard.values import ProcessHeads
@@ -81,7 +80,7 @@ STAGE = Stage(
     "portfolio",
     "Portfolio",
     6,
-    ("prepare", "fit-scorers", "plan", "train"),
+    ("prepare", "fit-scorers", "train"),
     _config,
     policy_input,
     _build,
@@ -90,11 +89,8 @@ STAGE = Stage(
 
 def members_in_order(work: Work) -> list[str]:
     """The trained policies, from the loosest to the strictest by their plans."""
-    trained = policy_directories(work.parents["train"])
-    planned: Mapping[str, PlannedTarget] = {
-        target.name: target for target in read_plan(work.parents["plan"]).targets
-    }
-    return sorted(trained, key=lambda name: -planned[name].figures.reward)
+    targets = trained_targets(work.parents["train"])
+    return sorted(targets, key=lambda name: -targets[name].figures.reward)
 
 
 def read_portfolio(directory: Path) -> tuple[list[str], list[PointDraws]]:

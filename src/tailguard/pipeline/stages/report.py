@@ -13,7 +13,7 @@ from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.evaluate import COSTS_NAME, read_record
 from tailguard.pipeline.stages.portfolio import PORTFOLIO_NAME
-from tailguard.pipeline.stages.train import CURVES_NAME, policy_directories
+from tailguard.pipeline.stages.train import CURVES_NAME, ROUNDS_NAME, policy_directories
 
 REPORT_NAME = "report.html"
 
@@ -35,7 +35,7 @@ def _build(work: Work) -> dict[str, Json]:
             name: read_json(directory / CURVES_NAME).get("rloo", [])
             for name, directory in policy_directories(work.parents["train"]).items()
         },
-        "regret": _regret(work.parents["portfolio"]),
+        "regret": _regret(work.parents["portfolio"]) | _rounds(work.parents["train"]),
     }
     write_report(record, work.directory)
     return {}
@@ -44,7 +44,7 @@ def _build(work: Work) -> dict[str, Json]:
 STAGE = Stage(
     "report",
     "Report",
-    5,
+    6,
     ("plan", "train", "portfolio", "evaluate"),
     _config,
     lambda recipe: {},
@@ -82,4 +82,15 @@ def _regret(portfolio: Path) -> dict[str, Json]:
         "members": content["members"],
         "points measured": len(content["points"]),
         "process heads": told,
+    }
+
+
+def _rounds(policy_set: Path) -> dict[str, Json]:
+    found = read_json(policy_set / ROUNDS_NAME)
+    if not found:
+        return {}
+    kept = [each["member"] for each in found["rounds"] if each["kept"]]
+    return {
+        "rounds of training on": f"{len(found['rounds'])}, kept {', '.join(kept) or 'none'}",
+        "held-out regret, before and after": f"{found['first_regret']:.2f} → {found['regret']:.2f}",
     }

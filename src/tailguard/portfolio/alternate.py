@@ -1,0 +1,197 @@
+"""Multi-model learning to its end: assign profiles, train the member that loses most on, and again.
+
+Members are chosen before training as if training reached its targets (`select`). It does not, and what
+was trained decides. So the members are measured; each is set against every target in its place that
+is planned on the bank, as if that were reached; the member and the target by which regret falls most
+are trained; and the members are measured again. A round that does not lower regret on held-out
+prompts is taken back. This is `select`'s exchange of one member with training in between, as Lloyd's
+method is for clusters: Few-for-Many (2405.19650) assigns and updates in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from tailguard.errors import InputError
+from tailguard.planning import SampleBank, Solution
+from tailguard.portfolio.assign import Assigner
+from tailguard.portfolio.mixing import Mixer
+from tailguard.portfolio.portfolio import LogRatios, Portfolio, refit
+from tailguard.portfolio.profile import Profile
+from tailguard.portfolio.regret import Objective
+from tailguard.portfolio.select import SHARES_COMPARED, Search, candidate_tilts, prompts_compared
+
+Member = TypeVar("Member")
+_HELPS = 1e-6  # of the value span: less regret than this by a target is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredMembers:
+    """Trained members on prompts to choose on, and on others to judge the choice.
+
+    Attributes:
+        bank: samples of the reference policy, or of any other with its ``log_weight``.
+        log_ratios: log π_k/π_ref of each member there, up to a constant per prompt.
+        held_out: the same for prompts that nobody was trained on.
+        held_out_log_ratios: of each member there.
+    """
+
+    bank: SampleBank
+    log_ratios: LogRatios
+    held_out: SampleBank
+    held_out_log_ratios: Sequence[Float64[np.ndarray, "held_out_prompts held_out_samples"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A member to train on.
+
+    Attributes:
+        member: its number.
+        target: what it is trained towards.
+        regret: over the profiles on the bank, if it reached its target and the others stayed.
+    """
+
+    member: int
+    target: Solution
+    regret: float
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What one round did.
+
+    Attributes:
+        proposal: who was trained towards what.
+        regret: on held-out prompts, afterwards.
+        kept: whether that is less than before; else the member is as it was.
+    """
+
+    proposal: Proposal
+    regret: float
+    kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Alternation(Generic[Member]):
+    """Where the rounds have led.
+
+    Attributes:
+        members: as they are now, in their order.
+        first_regret: on held-out prompts, before the first round.
+        rounds: one for each training.
+        settled: whether no target in any member's place promises less regret, or none that promised
+            it has brought it; else the rounds were spent.
+    """
+
+    members: tuple[Member, ...]
+    first_regret: float
+    rounds: tuple[Round, ...]
+    settled: bool
+
+    @property
+    def regret(self) -> float:
+        """On held-out prompts, of the members as they are now."""
+        return min([self.first_regret, *(each.regret for each in self.rounds if each.kept)])
+
+
+def propose(portfolio: Portfolio) -> list[Proposal]:
+    """Each member's best target in its place, from the one by which regret falls most.
+
+    Args:
+        portfolio: members and profiles on a bank.
+
+    Returns:
+        At most one for each member: those that would lower regret on the bank.
+    """
+    bank, profiles = portfolio.bank, list(portfolio.profiles)
+    scale, targets = candidate_tilts(bank, profiles, portfolio.kl_coef, portfolio.margin)
+    compared = prompts_compared(bank)
+    small = bank.take(compared)
+    members = [ratio[compared] for ratio in portfolio.log_ratios(bank)]
+    reached = [s.shaped_reward(small.reward, small.cost) / portfolio.kl_coef for s in targets]
+    mixer = Mixer(small, [*members, *reached], [p.measure for p in profiles], portfolio.kl_coef)
+    count = len(members)
+    assigner = Assigner(mixer, count + len(targets), SHARES_COMPARED, portfolio.margin)
+    search = Search(assigner, scale, portfolio.objective)
+    now = search.score(list(range(count)))
+    found: list[Proposal] = []
+    for member in range(count):
+        others = [k for k in range(count) if k != member]
+        scores = [search.score([*others, count + k]) for k in range(len(targets))]
+        best = int(np.argmin(scores))
+        if scores[best] < now - _HELPS:
+            found.append(Proposal(member, targets[best], scores[best]))
+    return sorted(found, key=lambda proposal: proposal.regret)
+
+
+def alternate(  # noqa: PLR0913
+    members: Sequence[Member],
+    profiles: Sequence[Profile],
+    kl_coef: float | int,
+    *,
+    measure: Callable[[Sequence[Member]], MeasuredMembers],
+    retrain: Callable[[Member, Proposal], Member],
+    num_rounds: int,
+    objective: Objective = "mean",
+    margin: float = 2.0,
+    on_round: Callable[[Round], Any] | None = None,
+) -> Alternation[Member]:
+    """Train one member after another on, until held-out regret stops falling or the rounds are spent.
+
+    A member whose training did not help is left alone until another's has.
+
+    Args:
+        members: as trained so far.
+        profiles: what users ask for.
+        kl_coef: β > 0.
+        measure: members on the bank and on held-out prompts; the same prompts each time.
+        retrain: the member, trained on towards the target.
+        num_rounds: the most trainings; 0 measures only.
+        objective: "mean" regret by the profiles' weights, or the "worst".
+        margin: standard errors of the risk by which a profile must be met on the bank.
+        on_round: told of each round as it ends.
+
+    Raises:
+        InputError: no members, no profiles, a negative number of rounds, or measurements that do
+            not fit them.
+    """
+    if num_rounds < 0:
+        raise InputError(f"num_rounds: {num_rounds}; must be ≥ 0")
+    now = tuple(members)
+
+    def served(those: tuple[Member, ...]) -> tuple[Portfolio, float]:
+        found = measure(those)
+        if len(found.log_ratios) != len(those):
+            raise InputError(f"measure: gave {len(found.log_ratios)} members, not {len(those)}")
+        made = refit(
+            found.bank, found.log_ratios, profiles, kl_coef, objective=objective, margin=margin
+        )
+        return made, made.regret(found.held_out, found.held_out_log_ratios)
+
+    portfolio, regret = served(now)
+    first = regret
+    rounds: list[Round] = []
+    failed = set[int]()
+    while True:
+        proposals = [p for p in propose(portfolio) if p.member not in failed]
+        if not proposals or len(rounds) >= num_rounds:
+            return Alternation(now, first, tuple(rounds), settled=not proposals)
+        proposal = proposals[0]
+        made = retrain(now[proposal.member], proposal)
+        tried = (*now[: proposal.member], made, *now[proposal.member + 1 :])
+        after, changed = served(tried)
+        kept = changed < regret - _HELPS
+        rounds.append(Round(proposal, changed, kept))
+        if on_round is not None:
+            on_round(rounds[-1])
+        if kept:
+            now, portfolio, regret = tried, after, changed
+            failed.clear()
+        else:
+            failed.add(proposal.member)
