@@ -6,7 +6,7 @@ Takes prompts, scorers and bank of a sandbox run and trains on them, with half o
 *the spectrum*, two members and then rounds that train on the one that loses most (`train.num_rounds`);
 and *one run per profile*, 12 policies for 4 measures × 3 budgets. All are judged by the truth: risks
 measured on the run's 600 calibration prompts × 4 answers choose, with a margin of 2 standard errors;
-600 fresh prompts × 8 answers say what that was worth. A profile's budget and best value are those of
+600 fresh prompts × 4 answers say what that was worth. A profile's budget and best value are those of
 its planned tilt on the bank, by the truth. Everything is kept in a folder, so that a killed benchmark
 goes on. Writes results/multi_model.json and multi_model.md.
 """
@@ -49,7 +49,7 @@ REDUCTIONS = (0.2, 0.45, 0.7)
 SHARES = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SHORT = ["train.distill_epochs=2", "train.num_steps=20"]
 KEPT = ("prepare", "fit-scorers", "sample", "bank")  # of the run
-CALIBRATION_DRAWS, FRESH_DRAWS = 4, 8
+CALIBRATION_DRAWS, FRESH_DRAWS = 4, 4
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def main() -> None:
     shown = {"calibrate": read_split(made["each"]["prepare"], "calibrate"), "fresh": fresh}
     first, last = members_of(cache / "spectrum", made["spectrum"]["train"])
     own = {k: v / ADAPTER_NAME for k, v in policy_directories(made["each"]["train"]).items()}
-    points = measured_points(2, SHARES, (0.5, 1.0))
+    points = measured_points(2, SHARES, (1.0,))
     alone = [tuple(float(k == i) for k in range(len(own))) for i in range(len(own))]
     base = (0.0,) * len(own)
     measured = {

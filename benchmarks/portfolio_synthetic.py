@@ -80,10 +80,13 @@ def compare(family: str, seed: int) -> dict[str, Served]:
     }
     best = frontier(fresh, [RiskLimit(Mean(), np.inf), *(p.limit for p in asked)], KL_COEF)
     found = {
-        "few, mixed (margin 2)": serve(ours, asked, fresh, best),
-        "few, mixed (margin 1)": serve(_with_margin(ours, 1.0), asked, fresh, best),
-        "few, routed (margin 2)": serve(ours, asked, fresh, best, single=True),
+        "four, mixed (margin 2)": serve(ours, asked, fresh, best),
+        "four, mixed (margin 1)": serve(_with_margin(ours, 1.0), asked, fresh, best),
+        "four, routed (margin 2)": serve(ours, asked, fresh, best, single=True),
     }
+    for name, number in (("two", 2), ("three", 3)):
+        chosen = select(bank, trained_for, KL_COEF, num_policies=number, margin=2.0)
+        found[f"{name}, mixed (margin 2)"] = serve(chosen, asked, fresh, best)
     for name, wanted in others.items():
         members = frontier(bank, [RiskLimit(Mean(), np.inf), *(p.limit for p in wanted)], KL_COEF)
         kept = tuple(member for member in members if member.feasible)

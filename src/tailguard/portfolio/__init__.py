@@ -6,6 +6,7 @@ from tailguard.portfolio.alternate import (
     Proposal,
     Round,
     alternate,
+    estimate_progress,
     propose,
 )
 from tailguard.portfolio.assign import Assignment
@@ -23,6 +24,7 @@ __all__ = [
     "Proposal",
     "Round",
     "alternate",
+    "estimate_progress",
     "propose",
     "refit",
     "select",

@@ -1,9 +1,9 @@
 """Multi-model learning to its end: assign profiles, train the member that loses most on, and again.
 
 Members are chosen before training as if training reached its targets (`select`). It does not, and what
-was trained decides. So the members are measured; each is set against every target in its place that
-is planned on the bank, as if that were reached; the member and the target by which regret falls most
-are trained; and the members are measured again. A round that does not lower regret on held-out
+was trained decides. So the members are measured; in each one's place every target that is planned on
+the bank is tried, as far as training can be expected to get there; the member and the target by which
+regret falls most are trained; and the members are measured again. A round that does not lower regret on held-out
 prompts is taken back. This is `select`'s exchange of one member with training in between, as Lloyd's
 method is for clusters: Few-for-Many (2405.19650) assigns and updates in the same way.
 """
@@ -27,6 +27,7 @@ from tailguard.portfolio.regret import Objective
 from tailguard.portfolio.select import SHARES_COMPARED, Search, candidate_tilts, prompts_compared
 
 Member = TypeVar("Member")
+PerSample = Float64[np.ndarray, "prompts samples"]
 _HELPS = 1e-6  # of the value span: less regret than this by a target is rounding
 
 
@@ -54,7 +55,7 @@ class Proposal:
     Attributes:
         member: its number.
         target: what it is trained towards.
-        regret: over the profiles on the bank, if it reached its target and the others stayed.
+        regret: expected over the profiles on the bank, if the others stay.
     """
 
     member: int
@@ -100,30 +101,57 @@ class Alternation(Generic[Member]):
         return min([self.first_regret, *(each.regret for each in self.rounds if each.kept)])
 
 
-def propose(portfolio: Portfolio) -> list[Proposal]:
+def estimate_progress(log_ratio: PerSample, target: PerSample) -> float:
+    """How far a training has come: the slope of log π/π_ref on its target's, within prompts.
+
+    Args:
+        log_ratio: of the trained policy.
+        target: of what it was trained towards, up to a constant per prompt as the other.
+
+    Returns:
+        0 for the reference, 1 for the target; 1 too where the target is the reference.
+    """
+    wanted = target - target.mean(axis=1, keepdims=True)
+    length = float((wanted**2).sum())
+    return float((wanted * log_ratio).sum()) / length if length > 0.0 else 1.0
+
+
+def propose(portfolio: Portfolio, progress: float = 1.0) -> list[Proposal]:
     """Each member's best target in its place, from the one by which regret falls most.
 
     Args:
         portfolio: members and profiles on a bank.
+        progress: share of the way from where a member is to its target that a training is expected to
+            go, in log-probabilities; 1 reaches it.
 
     Returns:
         At most one for each member: those that would lower regret on the bank.
+
+    Raises:
+        InputError: a progress that is not in (0, 1].
     """
+    if not 0.0 < progress <= 1.0:
+        raise InputError(f"progress: {progress}; must lie in (0, 1]")
     bank, profiles = portfolio.bank, list(portfolio.profiles)
     scale, targets = candidate_tilts(bank, profiles, portfolio.kl_coef, portfolio.margin)
     compared = prompts_compared(bank)
     small = bank.take(compared)
     members = [ratio[compared] for ratio in portfolio.log_ratios(bank)]
     reached = [s.shaped_reward(small.reward, small.cost) / portfolio.kl_coef for s in targets]
-    mixer = Mixer(small, [*members, *reached], [p.measure for p in profiles], portfolio.kl_coef)
     count = len(members)
-    assigner = Assigner(mixer, count + len(targets), SHARES_COMPARED, portfolio.margin)
+    moved = [
+        [(1.0 - progress) * member + progress * target for target in reached] for member in members
+    ]
+    tried = [*members, *(ratio for row in moved for ratio in row)]
+    mixer = Mixer(small, tried, [p.measure for p in profiles], portfolio.kl_coef)
+    assigner = Assigner(mixer, len(tried), SHARES_COMPARED, portfolio.margin)
     search = Search(assigner, scale, portfolio.objective)
     now = search.score(list(range(count)))
     found: list[Proposal] = []
     for member in range(count):
         others = [k for k in range(count) if k != member]
-        scores = [search.score([*others, count + k]) for k in range(len(targets))]
+        first = count + member * len(targets)
+        scores = [search.score([*others, first + k]) for k in range(len(targets))]
         best = int(np.argmin(scores))
         if scores[best] < now - _HELPS:
             found.append(Proposal(member, targets[best], scores[best]))
@@ -138,6 +166,7 @@ def alternate(  # noqa: PLR0913
     measure: Callable[[Sequence[Member]], MeasuredMembers],
     retrain: Callable[[Member, Proposal], Member],
     num_rounds: int,
+    progress: float = 1.0,
     objective: Objective = "mean",
     margin: float = 2.0,
     on_round: Callable[[Round], Any] | None = None,
@@ -153,6 +182,7 @@ def alternate(  # noqa: PLR0913
         measure: members on the bank and on held-out prompts; the same prompts each time.
         retrain: the member, trained on towards the target.
         num_rounds: the most trainings; 0 measures only.
+        progress: of a training towards its target, as of `propose`.
         objective: "mean" regret by the profiles' weights, or the "worst".
         margin: standard errors of the risk by which a profile must be met on the bank.
         on_round: told of each round as it ends.
@@ -179,7 +209,7 @@ def alternate(  # noqa: PLR0913
     rounds: list[Round] = []
     failed = set[int]()
     while True:
-        proposals = [p for p in propose(portfolio) if p.member not in failed]
+        proposals = [p for p in propose(portfolio, progress) if p.member not in failed]
         if not proposals or len(rounds) >= num_rounds:
             return Alternation(now, first, tuple(rounds), settled=not proposals)
         proposal = proposals[0]

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 from tests.unit.portfolio.test_portfolio import (
     KL_COEF,
     make_bank,
@@ -16,7 +17,15 @@ from tests.unit.portfolio.test_portfolio import (
 from tailguard.errors import InputError
 from tailguard.lab.exact import make_exact_world
 from tailguard.planning import RiskConstraint, SampleBank, solve
-from tailguard.portfolio import MeasuredMembers, Profile, alternate, propose, refit, select
+from tailguard.portfolio import (
+    MeasuredMembers,
+    Profile,
+    alternate,
+    estimate_progress,
+    propose,
+    refit,
+    select,
+)
 from tailguard.risk import CVaR, Mean
 
 
@@ -46,17 +55,19 @@ def planned(bank: SampleBank, profile: Profile):
     return solve(bank, RiskConstraint(profile.measure, profile.budget), kl_coef=KL_COEF)
 
 
-def test_a_proposal_is_the_target_that_lowers_regret_most_in_its_members_place():
+@pytest.mark.parametrize("progress", [1.0, 0.6])
+def test_a_proposal_is_the_target_that_lowers_regret_most_in_its_members_place(progress):
     bank = make_bank(11)
     profiles = make_profiles(bank)
     ratios = random_ratios(12, bank, 1)
-    [found] = propose(refit(bank, ratios, profiles, KL_COEF, margin=0.0))
+    [found] = propose(refit(bank, ratios, profiles, KL_COEF, margin=0.0), progress)
     free = solve(bank, RiskConstraint(Mean(), np.inf), kl_coef=KL_COEF)
     bests = [planned(bank, profile) for profile in profiles]
     span = free.value - min(best.value for best in bests)
 
     def regret(solution):
-        law = tilt(bank, solution.shaped_reward(bank.reward, bank.cost) / KL_COEF)
+        reached = solution.shaped_reward(bank.reward, bank.cost) / KL_COEF
+        law = tilt(bank, (1.0 - progress) * ratios[0] + progress * reached)
         value, risk = value_and_risk(bank, law)
         lost = [
             min(1.0, max(0.0, (best.value - value) / span)) if risk <= p.budget + 1e-5 else 1.0
@@ -67,6 +78,19 @@ def test_a_proposal_is_the_target_that_lowers_regret_most_in_its_members_place()
     assert found.member == 0
     assert found.regret == pytest.approx(min(map(regret, [free, *bests])), abs=1e-4)
     assert regret(found.target) == pytest.approx(found.regret, abs=1e-4)
+
+
+@given(st.integers(0, 1000), st.floats(0.0, 1.5))
+def test_progress_is_the_share_of_the_way_whatever_the_constants_of_the_prompts(seed, share):
+    generator = np.random.default_rng(seed)
+    target = generator.normal(size=(5, 7))
+    constants = generator.normal(size=(2, 5, 1))
+    found = estimate_progress(share * target + constants[0], target + constants[1])
+    assert found == pytest.approx(share, abs=1e-9)
+
+
+def test_progress_to_the_reference_is_made():
+    assert estimate_progress(np.ones((2, 3)), np.ones((2, 3))) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,7 +119,7 @@ def test_members_that_fell_short_of_their_targets_lose_less_with_each_round_kept
     short = [0.4 * (ratio - ratio.mean(axis=1, keepdims=True)) for ratio in chosen.log_ratios(bank)]
     done = alternate(
         short, profiles, KL_COEF, measure=on(bank), retrain=trainer(bank, 0.6),
-        num_rounds=8, margin=0.0,
+        num_rounds=8, margin=0.0, progress=0.6,
     )  # fmt: skip
     kept = [done.first_regret, *(each.regret for each in done.rounds if each.kept)]
     assert all(after < before for before, after in itertools.pairwise(kept))
@@ -166,6 +190,9 @@ def test_wrong_inputs_are_refused():
         alternate(
             [bank.cost], profiles, 0.5, measure=on(bank), retrain=lambda m, p: m, num_rounds=-1
         )
+    for progress in (0.0, -0.5, 1.5, np.nan):
+        with pytest.raises(InputError, match="progress: "):
+            propose(refit(bank, [bank.cost], profiles, 0.5), progress)
     with pytest.raises(InputError, match="gave 1 members, not 2"):
         alternate(
             [bank.cost] * 2, profiles, 0.5, measure=lambda members: on(bank)(members[:1]),

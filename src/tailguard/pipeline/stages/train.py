@@ -68,7 +68,7 @@ def _build(work: Work) -> dict[str, object]:
         done = train_on(
             work,
             read_bank(work.parents["bank"] / BANK_NAME),
-            [TrainedMember(name, work.root / path) for name, path in made.items()],
+            {TrainedMember(t.name, work.root / made[t.name]): t for t in targets},
             lambda member, target: _train_on(work, member, target),
             lambda member: member.directory / ADAPTER_NAME,
         )

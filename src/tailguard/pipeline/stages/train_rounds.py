@@ -6,7 +6,7 @@ they give its answers, and judged on prompts of it that none of them is trained 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,22 @@ from tailguard.pipeline.sources import load_reference
 from tailguard.pipeline.stage import Work
 from tailguard.pipeline.stages.bank import BankTable
 from tailguard.pipeline.stages.plan import frontier_profiles
-from tailguard.portfolio import Alternation, MeasuredMembers, Proposal, Round, alternate
+from tailguard.planning import SampleBank
+from tailguard.portfolio import (
+    Alternation,
+    MeasuredMembers,
+    Proposal,
+    Round,
+    alternate,
+    estimate_progress,
+)
 from tailguard.risk.spelling import describe_limit
 
 _HELD_OUT = 4
 """Every fourth prompt of the bank is held out, where there are rounds."""
 _BATCH_SIZE = 64
+_LEAST_PROGRESS = 0.1
+"""Of a training: one that measured less has failed, and its own measurement is of no use."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def held_out_prompts(num_prompts: int, num_rounds: int) -> np.ndarray:
 def train_on(
     work: Work,
     table: BankTable,
-    members: Sequence[TrainedMember],
+    members: Mapping[TrainedMember, PlannedTarget],
     retrain: Callable[[TrainedMember, PlannedTarget], TrainedMember],
     adapter_of: Callable[[TrainedMember], Path],
 ) -> Alternation[TrainedMember]:
@@ -60,7 +70,7 @@ def train_on(
     Args:
         work: of the stage.
         table: the bank.
-        members: as first trained.
+        members: as first trained, and towards what.
         retrain: a member, trained on towards a target.
         adapter_of: where a member's weights are.
     """
@@ -83,15 +93,31 @@ def train_on(
         return retrain(member, target_of(member.name, proposal))
 
     plan = recipe.plan
+    # What training reached the first time is what it can be expected to reach again.
+    came = [
+        estimate_progress(read.log_ratio(member), tilt_of(target, bank, plan.kl_coef))
+        for member, target in members.items()
+    ]
     return alternate(
-        members,
+        list(members),
         frontier_profiles(bank, plan.tail_masses, plan.num_budgets),
         plan.kl_coef,
         measure=measure,
         retrain=towards,
         num_rounds=recipe.train.num_rounds,
+        progress=float(np.clip(np.mean(came), _LEAST_PROGRESS, 1.0)),
         margin=recipe.dial.margin,
     )
+
+
+def tilt_of(target: PlannedTarget, bank: SampleBank, kl_coef: float) -> np.ndarray:
+    """Log π/π_ref of a planned policy [prompts, samples], up to a constant per prompt."""
+    shaped = bank.reward
+    if target.limit is not None:
+        figures = target.figures
+        penalty = target.limit.measure.penalty(bank.cost, np.asarray(figures.threshold))
+        shaped = shaped - figures.multiplier * bank.average_raters(penalty)
+    return shaped / kl_coef
 
 
 def target_of(name: str, proposal: Proposal) -> PlannedTarget:
