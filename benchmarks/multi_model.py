@@ -101,14 +101,15 @@ def main() -> None:
         "two members": chosen(measured["before"], wanted, span),
         f"two members after {arguments.rounds} rounds": chosen(measured["after"], wanted, span),
     }
-    seconds = {
-        "one run per profile": cost_of(policy_directories(made["each"]["train"]).values()),
-        "two members": cost_of(path.parent for path in first.values()),
-        "with rounds": cost_of((cache / "spectrum").glob("train-*-*")),
+    kept = round(0.75 * each.data.num_prompts)  # a quarter is held out where there are rounds
+    compute = {
+        "one run per profile": work(each, len(own), each.data.num_prompts, 0),
+        "two members": work(spectrum, 2, kept, 0),
+        "with rounds": work(spectrum, 2, kept, trainings(cache / "spectrum")),
     }
     found = {
         "rows": rows,
-        "cpu_seconds": seconds,
+        "compute": compute,
         "rounds": read_json(made["spectrum"]["train"] / ROUNDS_NAME),
         "profiles": [{"name": w.name, "budget": w.budget, "best": w.best} for w in wanted],
         "span": span,
@@ -291,15 +292,26 @@ def judged(
     }
 
 
-def cost_of(folders: object) -> float:
-    """Seconds that training took, one process each."""
-    return float(sum(read_manifest(folder).metrics["seconds"] for folder in folders))
+def trainings(root: Path) -> int:
+    """Rounds that trained a policy; one that repeats a training of before finds it there."""
+    return sum("round" in read_manifest(folder).config for folder in root.glob("train-*-*"))
+
+
+def work(recipe: Recipe, num_runs: int, num_prompts: int, num_rounds: int) -> dict[str, int]:
+    """Answers that training reads, and those of them that the policies in training draw."""
+    settings = recipe.train
+    distilled = num_prompts * settings.distill_samples * settings.distill_epochs
+    drawn = settings.num_steps * settings.prompts_per_step * settings.num_generations
+    return {
+        "trained": num_runs * (distilled + drawn) + num_rounds * drawn,
+        "drawn": (num_runs + num_rounds) * drawn,
+    }
 
 
 def page(found: dict) -> str:
     """The tables in Markdown."""
-    seconds, rounds = found["cpu_seconds"], found["rounds"]
-    share = seconds["with rounds"] / seconds["one run per profile"]
+    compute, rounds = found["compute"], found["rounds"]
+    whole = compute["one run per profile"]
     lines = [
         "# A spectrum from few members",
         "",
@@ -314,9 +326,15 @@ def page(found: dict) -> str:
             for name, row in found["rows"].items()
         ),
         "",
-        f"Training, process-seconds: {seconds['one run per profile']:.0f} for one run per profile,"
-        f" {seconds['two members']:.0f} for two members, {seconds['with rounds']:.0f} with rounds"
-        f" ({share:.2f} of one run per profile).",
+        "Compute of training, in answers (time depends on what else runs):",
+        "",
+        "| | trained on | of one run per profile | drawn by the policies | of one run per profile |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {row['trained']} | {row['trained'] / whole['trained']:.2f} | {row['drawn']} |"
+            f" {row['drawn'] / whole['drawn']:.2f} |"
+            for name, row in compute.items()
+        ),
         "",
         f"Rounds (regret on held-out prompts of the bank, by the scorers; {rounds['first_regret']:.3f} at first):",
         "",

@@ -1,9 +1,9 @@
 """Multi-model learning to its end: assign profiles, train the member that loses most on, and again.
 
 Members are chosen before training as if training reached its targets (`select`). It does not, and what
-was trained decides. So the members are measured; in each one's place every target that is planned on
-the bank is tried, as far as training can be expected to get there; the member and the target by which
-regret falls most are trained; and the members are measured again. A round that does not lower regret on held-out
+was trained decides. So the members are measured and each profile is assigned its mix; the member whose
+profiles lose most is trained on, towards the target that would serve best in its place, as far as
+training can be expected to get there; and the members are measured again. A round that does not lower regret on held-out
 prompts is taken back. This is `select`'s exchange of one member with training in between, as Lloyd's
 method is for clusters: Few-for-Many (2405.19650) assigns and updates in the same way.
 """
@@ -23,7 +23,7 @@ from tailguard.portfolio.assign import Assigner
 from tailguard.portfolio.mixing import Mixer
 from tailguard.portfolio.portfolio import LogRatios, Portfolio, refit
 from tailguard.portfolio.profile import Profile
-from tailguard.portfolio.regret import Objective
+from tailguard.portfolio.regret import Objective, RegretScale
 from tailguard.portfolio.select import SHARES_COMPARED, Search, candidate_tilts, prompts_compared
 
 Member = TypeVar("Member")
@@ -55,11 +55,13 @@ class Proposal:
     Attributes:
         member: its number.
         target: what it is trained towards.
+        loss: its part of the regret now, each profile's shared by the weights of its mix.
         regret: expected over the profiles on the bank, if the others stay.
     """
 
     member: int
     target: Solution
+    loss: float
     regret: float
 
 
@@ -117,7 +119,7 @@ def estimate_progress(log_ratio: PerSample, target: PerSample) -> float:
 
 
 def propose(portfolio: Portfolio, progress: float = 1.0) -> list[Proposal]:
-    """Each member's best target in its place, from the one by which regret falls most.
+    """Each member's best target in its place, from the member that loses most on.
 
     Args:
         portfolio: members and profiles on a bank.
@@ -147,6 +149,7 @@ def propose(portfolio: Portfolio, progress: float = 1.0) -> list[Proposal]:
     assigner = Assigner(mixer, len(tried), SHARES_COMPARED, portfolio.margin)
     search = Search(assigner, scale, portfolio.objective)
     now = search.score(list(range(count)))
+    losses = _losses(portfolio, scale)
     found: list[Proposal] = []
     for member in range(count):
         others = [k for k in range(count) if k != member]
@@ -154,8 +157,21 @@ def propose(portfolio: Portfolio, progress: float = 1.0) -> list[Proposal]:
         scores = [search.score([*others, first + k]) for k in range(len(targets))]
         best = int(np.argmin(scores))
         if scores[best] < now - _HELPS:
-            found.append(Proposal(member, targets[best], scores[best]))
-    return sorted(found, key=lambda proposal: proposal.regret)
+            found.append(Proposal(member, targets[best], float(losses[member]), scores[best]))
+    return sorted(found, key=lambda proposal: (-proposal.loss, proposal.regret))
+
+
+def _losses(portfolio: Portfolio, scale: RegretScale) -> Float64[np.ndarray, " members"]:
+    """Each member's part of the regret: a profile's is shared by the weights of the mix that serves it."""
+    served = [portfolio.assignment(profile) for profile in portfolio.profiles]
+    value = np.array([each.value for each in served])
+    lost = np.clip((scale.best - value) / scale.span, 0.0, 1.0)
+    lost = np.where([each.met for each in served], lost, 1.0)
+    weight = np.array([profile.weight for profile in portfolio.profiles])
+    # Profiles that no policy on the bank can meet are nobody's loss.
+    counted = np.where(np.isnan(scale.best), 0.0, weight * lost)
+    shares = np.array([each.weights for each in served])
+    return counted @ shares / max(float(weight.sum()), 1e-300)
 
 
 def alternate(  # noqa: PLR0913

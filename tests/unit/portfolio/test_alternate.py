@@ -1,12 +1,14 @@
 """Training the member on that loses most: proposals against plain recomputation, rounds in the exact lab."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from tests.unit.portfolio.test_portfolio import (
     KL_COEF,
+    MEASURE,
     make_bank,
     make_profiles,
     random_ratios,
@@ -78,6 +80,23 @@ def test_a_proposal_is_the_target_that_lowers_regret_most_in_its_members_place(p
     assert found.member == 0
     assert found.regret == pytest.approx(min(map(regret, [free, *bests])), abs=1e-4)
     assert regret(found.target) == pytest.approx(found.regret, abs=1e-4)
+
+
+def test_the_member_whose_profiles_lose_most_comes_first():
+    """One strict and one loose profile: which member is off decides who is trained."""
+    bank = make_bank(31)
+    strict, loose = make_profiles(bank, (0.8,))[0], Profile(MEASURE, math.inf)
+    free = planned(bank, loose).shaped_reward(bank.reward, bank.cost) / KL_COEF
+    safe = planned(bank, strict).shaped_reward(bank.reward, bank.cost) / KL_COEF
+    profiles = [strict, loose]
+    for members, worst in (([0.7 * free, safe], 0), ([free, 0.7 * safe], 1)):
+        served = refit(bank, members, profiles, KL_COEF, margin=0.0)
+        proposals = propose(served)
+        assert proposals[0].member == worst
+        # The parts add up to the regret, which has no other profiles.
+        assert sum(each.loss for each in proposals) <= served.regret(bank) + 1e-9
+    perfect = refit(bank, [free, safe], profiles, KL_COEF, margin=0.0)
+    assert propose(perfect) == []
 
 
 @given(st.integers(0, 1000), st.floats(0.0, 1.5))

@@ -89,8 +89,7 @@ STAGE = Stage(
 
 def members_in_order(work: Work) -> list[str]:
     """The trained policies, from the loosest to the strictest by their plans."""
-    targets = trained_targets(work.parents["train"])
-    return sorted(targets, key=lambda name: -targets[name].figures.reward)
+    return list(trained_targets(work.parents["train"]))
 
 
 def read_portfolio(directory: Path) -> tuple[list[str], list[PointDraws]]:

@@ -112,15 +112,16 @@ def policy_directories(policy_set: Path) -> dict[str, Path]:
 
 
 def trained_targets(policy_set: Path) -> dict[str, PlannedTarget]:
-    """Target name → what the policy was trained towards last, which a round may have changed.
+    """Policy → what it was trained towards last, which a round may have changed; the loosest first.
 
     Raises:
         InputError: as `policy_directories`.
     """
-    return {
+    targets = {
         name: PlannedTarget.from_json(read_manifest(directory).metrics["target"])
         for name, directory in policy_directories(policy_set).items()
     }
+    return dict(sorted(targets.items(), key=lambda named: -named[1].figures.reward))
 
 
 def load_trained(recipe: Recipe, policy_set: Path, name: str) -> Policy:

@@ -26,7 +26,7 @@ def test_a_quarter_is_held_out_where_there_are_rounds_and_nothing_where_there_ar
 def test_a_target_is_the_limit_that_it_was_planned_for():
     limit = RiskLimit(CVaR(0.5), 0.2)
     solution = solve(BANK, limit, kl_coef=0.5)
-    target = target_of("strict", Proposal(0, solution, 0.1))
+    target = target_of("strict", Proposal(0, solution, 0.2, 0.1))
     assert target.name == "strict"
     assert target.limit == limit
     assert target.figures.multiplier == pytest.approx(solution.multipliers[0])
@@ -37,4 +37,4 @@ def test_a_target_is_the_limit_that_it_was_planned_for():
 @pytest.mark.parametrize("limit", [RiskLimit(Mean(), np.inf), RiskLimit(Mean(), 50.0)])
 def test_without_a_limit_that_binds_the_policy_is_trained_without_one(limit):
     solution = solve(BANK, limit, kl_coef=0.5)
-    assert target_of("loose", Proposal(0, solution, 0.1)).limit is None
+    assert target_of("loose", Proposal(0, solution, 0.2, 0.1)).limit is None
