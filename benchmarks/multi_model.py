@@ -101,16 +101,19 @@ def main() -> None:
         "two members": chosen(measured["before"], wanted, span),
         f"two members after {arguments.rounds} rounds": chosen(measured["after"], wanted, span),
     }
-    kept = round(0.75 * each.data.num_prompts)  # a quarter is held out where there are rounds
+    taught = round(0.75 * each.data.num_prompts)  # a quarter is held out where there are rounds
     compute = {
         "one run per profile": work(each, len(own), each.data.num_prompts, 0),
-        "two members": work(spectrum, 2, kept, 0),
-        "with rounds": work(spectrum, 2, kept, trainings(cache / "spectrum")),
+        "two members": work(spectrum, 2, taught, 0),
+        "with rounds": work(spectrum, 2, taught, trainings(cache / "spectrum")),
     }
+    rounds = read_json(made["spectrum"]["train"] / ROUNDS_NAME)
+    kept = sum(row["kept"] for row in rounds["rounds"])
+    compute["with the rounds that were kept"] = work(spectrum, 2, taught, kept)
     found = {
         "rows": rows,
         "compute": compute,
-        "rounds": read_json(made["spectrum"]["train"] / ROUNDS_NAME),
+        "rounds": rounds,
         "profiles": [{"name": w.name, "budget": w.budget, "best": w.best} for w in wanted],
         "span": span,
         "prompts": arguments.prompts,
