@@ -27,6 +27,7 @@ from tailguard.risk import RiskLimit, RiskMeasure
 _FEWEST_IN_TAIL = 10  # prompts: α below 10/n is decided by a handful of them
 _KEPT = 64  # measures whose risks are remembered
 _CHUNK = 64  # entries whose risk is taken at once
+_ROUNDING = 1e-12  # within which an atom's edge is recognised
 _HINGES = 48  # thresholds at which entries are compared
 
 
@@ -150,11 +151,14 @@ class DialTable:
         if measure not in self._risks:
             if len(self._risks) >= _KEPT:
                 self._risks.pop(next(iter(self._risks)))
-            parts = [
-                self._risks_of(slice(start, start + _CHUNK), measure)
-                for start in range(0, self.num_entries, _CHUNK)
-            ]
-            risk, error = (np.concatenate(part) for part in zip(*parts, strict=True))
+            if measure.hinge is not None and self.cost.shape[1] > 1 and self.cost.shape[2] == 1:
+                risk, error = self._hinge_risks(*measure.hinge)
+            else:
+                parts = [
+                    self._risks_of(slice(start, start + _CHUNK), measure)
+                    for start in range(0, self.num_entries, _CHUNK)
+                ]
+                risk, error = (np.concatenate(part) for part in zip(*parts, strict=True))
             self._risks[measure] = risk, error
         return self._risks[measure]
 
@@ -162,6 +166,35 @@ class DialTable:
     def _worst_first(self) -> Float[np.ndarray, "entries costs"]:
         """Each entry's costs in falling order: sorted once, every measure sorts them in no time."""
         return -np.sort(-self.cost.reshape(self.num_entries, -1), axis=1)
+
+    @cached_property
+    def _sums(self) -> Float[np.ndarray, "2 entries costs"]:
+        """Sums of the worst costs and of their squares, from each entry's mean on; of 0 … n of them."""
+        centred = self._worst_first - self._worst_first.mean(axis=1, keepdims=True)
+        sums = np.cumsum(np.stack([centred, centred**2]), axis=2)
+        return np.concatenate([np.zeros_like(sums[..., :1]), sums], axis=2)
+
+    def _hinge_risks(self, weight: float, tail_mass: float) -> tuple[np.ndarray, np.ndarray]:
+        """Those of φ_ν(c) = (1 − κ)c + κ(ν + (c − ν)₊/α), one answer to a prompt, from sums alone.
+
+        With h = (c − ν)₊ above the k worst costs: Σh = S₁ − kν, Σch = S₂ − νS₁ and Σh² = S₂ − 2νS₁ + kν².
+        """
+        num = int(self.cost.shape[1])
+        mean = self._worst_first.mean(axis=1)
+        # As `tail.var_rows`: the first atom at which the mass so far exceeds α.
+        k = min(int(num * (tail_mass * (1.0 + _ROUNDING) + _ROUNDING)), num - 1)
+        nu = self._worst_first[:, k] - mean
+        worst, squares = self._sums[:, :, k]
+        hinge = (worst - k * nu) / num
+        plain, steep = 1.0 - weight, weight / tail_mass
+        risk = mean + weight * nu + steep * hinge
+        second = (
+            plain**2 * self._sums[1, :, num]
+            + 2.0 * plain * steep * (squares - nu * worst)
+            + steep**2 * (squares - 2.0 * nu * worst + k * nu**2)
+        ) / num
+        variance = np.maximum(second - (steep * hinge) ** 2, 0.0) * num / (num - 1)
+        return risk, np.sqrt(variance / num)
 
     def _risks_of(self, entries: slice, measure: RiskMeasure) -> tuple[np.ndarray, np.ndarray]:
         """Risk and standard error of some entries."""

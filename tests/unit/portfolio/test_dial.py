@@ -32,9 +32,10 @@ def table(num_entries=30, num_prompts=120, num_samples=3, seed=0, kl_coef=0.1):
     return DialTable(cost, scale + 0.1 * rng.normal(size=num_entries), scale**2, tokens, kl_coef)
 
 
+@pytest.mark.parametrize("num_samples", [1, 3])
 @pytest.mark.parametrize("measure", MEASURES, ids=str)
-def test_the_best_entry_within_the_budget_is_found(measure):
-    dial = table()
+def test_the_best_entry_within_the_budget_is_found(measure, num_samples):
+    dial = table(num_samples=num_samples)
     for budget in (-0.5, 0.0, 1.0, 3.0, 50.0):
         found = dial.look_up(RiskLimit(measure, budget), token_price=0.01)
         high, values = [], []
@@ -51,6 +52,28 @@ def test_the_best_entry_within_the_budget_is_found(measure):
         best = max(meeting, key=lambda e: values[e]) if meeting else int(np.argmin(high))
         assert found.entry == best
         assert found.value == pytest.approx(values[best])
+
+
+HINGES = [measure for measure in MEASURES if measure.hinge is not None]
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=10, max_size=40),
+    st.sampled_from([*HINGES, CVaR(0.29), CVaR(0.95), MeanCVaR(0.5, weight=0.9)]),
+    st.floats(-1e3, 1e3),
+)
+def test_with_one_answer_to_a_prompt_sums_say_what_the_law_says(costs, measure, shift):
+    """Ties, constants, and tails that end at an atom, between two, and at the last."""
+    given = np.array(costs, dtype=float) / 3.0 + shift
+    zero = np.zeros(1)
+    dial = DialTable(given[None, :, None], zero, zero, zero)
+    if measure.smallest_tail < dial.smallest_tail_mass:
+        return
+    risk, error = dial.risks(measure)
+    penalty = measure.penalty(given, measure.minimiser(given))
+    exact = measure.value_rows(given, np.full(len(given), 1 / len(given)))
+    assert risk[0] == pytest.approx(exact, abs=1e-9)
+    assert error[0] == pytest.approx(penalty.std(ddof=1) / math.sqrt(len(given)), abs=1e-6)
 
 
 def test_errors_are_those_of_repeated_samples():
