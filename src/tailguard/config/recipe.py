@@ -183,8 +183,8 @@ class TrainSection(Section):
         learning_rate: learning rate of the on-policy steps.
         micro_batch: the most answers in one forward pass of training; fewer take less memory, for
             the same steps.
-        num_rounds: further trainings, of the on-policy steps alone: each trains the policy on by which
-            the profiles of the frontier, served by mixes, lose least, as long as that helps on prompts
+        num_rounds: further trainings, of the on-policy steps alone: each trains the policy on whose
+            profiles, of the frontier and served by mixes, lose most, as long as that helps on prompts
             of the bank that are held out of training (a quarter); 0 for none.
     """
 
@@ -208,6 +208,10 @@ class TrainSection(Section):
                 " give steps, or no rounds"
             )
         return self
+
+    def num_held_out(self, num_prompts: int) -> int:
+        """Prompts of the bank that are not trained on: a quarter, where there are rounds."""
+        return num_prompts // 4 if self.num_rounds else 0
 
 
 class DecodingSection(Section):

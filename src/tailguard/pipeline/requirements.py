@@ -61,11 +61,14 @@ def _problems(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 f"plan.targets: '{target.name}' has scope per_prompt, which on-policy steps do not"
                 " support; set train.num_steps to 0 for distillation alone",
             )
-    if recipe.train.num_steps and recipe.train.prompts_per_step > recipe.data.num_prompts:
+    num_prompts = recipe.data.num_prompts
+    held_out = recipe.train.num_held_out(num_prompts)
+    if recipe.train.num_steps and recipe.train.prompts_per_step > num_prompts - held_out:
+        kept = f", of which rounds hold out {held_out}" if held_out else ""
         yield (
             "train",
-            f"train.prompts_per_step: {recipe.train.prompts_per_step} of {recipe.data.num_prompts}"
-            " prompts (data.num_prompts); take fewer per step",
+            f"train.prompts_per_step: {recipe.train.prompts_per_step} of {num_prompts}"
+            f" prompts (data.num_prompts){kept}; take fewer per step",
         )
     if isinstance(recipe.data, FileData):
         yield from _missing_files(recipe.data)

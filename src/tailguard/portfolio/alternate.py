@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -185,7 +185,6 @@ def alternate(  # noqa: PLR0913
     progress: float = 1.0,
     objective: Objective = "mean",
     margin: float = 2.0,
-    on_round: Callable[[Round], Any] | None = None,
 ) -> Alternation[Member]:
     """Train one member after another on, until held-out regret stops falling or the rounds are spent.
 
@@ -201,7 +200,6 @@ def alternate(  # noqa: PLR0913
         progress: of a training towards its target, as of `propose`.
         objective: "mean" regret by the profiles' weights, or the "worst".
         margin: standard errors of the risk by which a profile must be met on the bank.
-        on_round: told of each round as it ends.
 
     Raises:
         InputError: no members, no profiles, a negative number of rounds, or measurements that do
@@ -234,8 +232,6 @@ def alternate(  # noqa: PLR0913
         after, changed = served(tried)
         kept = changed < regret - _HELPS
         rounds.append(Round(proposal, changed, kept))
-        if on_round is not None:
-            on_round(rounds[-1])
         if kept:
             now, portfolio, regret = tried, after, changed
             failed.clear()

@@ -151,14 +151,9 @@ class Search:
 
     def score(self, chosen: list[int]) -> float:
         """Regret over the profiles when each takes its best member or pair."""
-        return self.scale.summary(self.regrets(chosen), self.objective)
-
-    def regrets(self, chosen: list[int]) -> Regrets:
-        """Regret of each profile, served by its best member or pair; NaN where infeasible."""
         options = [self._single[c] for c in chosen]
         options += [self._pair(*sorted(pair)) for pair in combinations(chosen, 2)]
-        best: Regrets = np.min(options, axis=0)
-        return best
+        return self.scale.summary(np.min(options, axis=0), self.objective)
 
     def _exchange(self, chosen: list[int]) -> list[int]:
         """Exchange one member at a time for any candidate, while that helps."""

@@ -69,6 +69,14 @@ def test_a_complete_recipe_passes():
             "train.prompts_per_step: 64 of 63",
         ),
         (
+            {
+                "train": {"prompts_per_step": 60, "num_rounds": 1},
+                "data": {"source": "sandbox", "num_prompts": 64},
+            },
+            "train",
+            "rounds hold out 16; take fewer",
+        ),
+        (
             {"data": FileData(source="files", prompts=("p",), reward_pairs=("r",))},
             "evaluate",
             "data.evaluation_prompts: none",

@@ -34,7 +34,7 @@ STAGE = Stage(
     "calibrate",
     "Decoder",
     14,
-    ("prepare", "fit-scorers", "train", "portfolio"),
+    ("prepare", "fit-scorers", "plan", "train", "portfolio"),
     _config,
     policy_input,
     _build,

@@ -29,12 +29,13 @@ from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines import prompt_seeds
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
+from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.process_heads import HEADS_NAME, read_heads
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.stage import Work
 from tailguard.pipeline.stages.portfolio import find_judge, load_soup, made_on, read_portfolio
 from tailguard.pipeline.stages.prepare import read_split
-from tailguard.pipeline.stages.train import trained_adapter, trained_targets
+from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable
 from tailguard.risk import CVaR, RiskLimit, RiskMeasure
 from tailguard.risk.spelling import describe_limit, limit_to_json
@@ -162,7 +163,8 @@ def _default(work: Work, table: DialTable, reference: Pool) -> RiskLimit:
 
     On the measure of the strictest target, or where none has a limit, the tail that can be measured.
     """
-    targets = trained_targets(work.parents["train"]).values()
+    # What was planned for, not what a round trained a member towards: that may be a mean.
+    targets = read_plan(work.parents["plan"]).targets
     limits = [target.limit for target in targets if target.limit is not None]
     pooled = [limit for limit in limits if limit.scope == "pooled"]
     measurable = [
