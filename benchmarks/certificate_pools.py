@@ -123,7 +123,11 @@ def draw_points(run: Path, recipe: Recipe, cache: Path, num_prompts: int, num_dr
         points=np.array(POINTS),
         kl=np.array(kl),
         **{name: np.stack(values).astype(np.float32) for name, values in fields.items()},
-        **{f"fallback_{name}": values.astype(np.float32) for name, values in fallback.items()},
+        **{
+            f"fallback_{name}": values.astype(np.float32)
+            for name, values in fallback.items()
+            if name != "spread"  # that nobody asks of a fallback
+        },
     )
 
 

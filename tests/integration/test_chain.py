@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,16 +12,20 @@ import pytest
 
 from tailguard.artifacts import read_json, read_manifest
 from tailguard.cli.app import main
+from tailguard.config import load_recipe
 from tailguard.errors import InputError
 from tailguard.pipeline import chain, workers
 from tailguard.pipeline.decoder_artifact import load_decoder
 from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.process_heads import hash_of, read_heads
+from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.stage import Stage
-from tailguard.pipeline.stages.prepare import read_split
+from tailguard.pipeline.stages.prepare import read_pairs, read_split
 from tailguard.pipeline.stages.train import policy_directories
 from tailguard.pipeline.stages.train_rounds import held_out_prompts
 from tailguard.risk.spelling import spell_measure
+from tailguard.scorers.rated import RatedScorer
+from tailguard.scorers.readings import WorseReading
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
 
@@ -90,6 +95,24 @@ class TestChain:
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/manifest.json")}
         assert run("run", str(RECIPE), "--out", str(folder)) == 0
         assert {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")} == before
+
+    def test_the_cost_knows_the_groups_that_judged_its_pairs(self, folder):
+        scorers = artifact(folder, "ScorerPair")
+        figures = read_manifest(scorers).metrics["cost"]
+        pairs = read_pairs(artifact(folder, "PreferenceSet"), "cost", "train")
+        counts = Counter(str(pair.annotator) for pair in pairs)
+        assert {n: each["num_pairs"] for n, each in figures["raters"].items()} == counts
+        reading = load_scorer_pair(scorers, load_recipe(RECIPE).scorers).cost.scorer
+        assert isinstance(reading, WorseReading)
+        cost = reading.scorer
+        assert isinstance(cost, RatedScorer)
+        assert cost.raters == tuple(sorted(counts))
+        prompts, answers = [pair.prompt for pair in pairs[:5]], [pair.chosen for pair in pairs[:5]]
+        own = cost.score_raters(prompts, answers)
+        assert own.shape == (5, 4, 3)
+        # By their pairs, the groups' mean is the population, up to factors that are cut off at 0.
+        weights = np.array([counts[name] for name in cost.raters]) / len(pairs)
+        np.testing.assert_allclose(own @ weights, reading.scorer.score(prompts, answers), atol=0.05)
 
     def test_prompts_of_splits_are_disjoint(self, folder):
         prepared = artifact(folder, "PreferenceSet")

@@ -75,6 +75,10 @@ class ScorerSection(Section):
         cost_bound: declared largest cost; scores are clipped there. Certificates need it. With
             ``cost_model.upper`` the default is that.
         device: as ``policy.device``, for scorers and the judge, which are float32 everywhere.
+        raters: the field of the cost pairs that names who judged them, or which kind of harm: the
+            fitted cost then has a reading for each, which ``fit-scorers`` holds against the
+            population's on held-out pairs. Null for the population alone. Planning, training and
+            serving read the population's.
     """
 
     reward_model: GivenScorer = None
@@ -92,10 +96,15 @@ class ScorerSection(Section):
     pessimism: NonNegative = 0.5
     cost_bound: Positive = 10.0
     device: Device = "auto"
+    raters: Literal["annotator", "category"] | None = None
 
     @model_validator(mode="after")
     def _cost_model_agrees(self) -> ScorerSection:
         cost = self.cost_model
+        if cost is not None and self.raters is not None:
+            raise ValueError(
+                "raters: are fitted with the cost, and cost_model gives one; leave out one of them"
+            )
         if cost is not None and cost.upper not in (None, self.cost_bound):
             raise ValueError(
                 f"cost_bound: {self.cost_bound:g} contradicts cost_model.upper: {cost.upper:g};"

@@ -11,9 +11,10 @@ from tailguard.artifacts import Json, content_hash, read_json
 from tailguard.config import ScorerSection, ScorerSource
 from tailguard.pipeline.sources import model_hashes
 from tailguard.scorers.endpoint import from_endpoint
-from tailguard.scorers.files import load_scorer
+from tailguard.scorers.files import load_rater_heads, load_scorer
 from tailguard.scorers.function import from_function, function_file, import_function
 from tailguard.scorers.pessimism import PessimisticCost, ScorerPair
+from tailguard.scorers.rated import RatedCost
 from tailguard.scorers.readings import WorseReading
 from tailguard.scorers.score_map import MappedScorer, ScoreMap
 from tailguard.scorers.scorer import Scorer
@@ -102,7 +103,14 @@ def load_scorers(
         scorer = load_scorer(
             directory / kind, combine=combine, max_tokens=max_tokens, device=device
         )
-        return MappedScorer(scorer, ScoreMap.from_json(maps[kind])) if kind in maps else scorer
+        if kind not in maps:
+            return scorer
+        score_map, heads = ScoreMap.from_json(maps[kind]), load_rater_heads(directory / kind)
+        return (
+            MappedScorer(scorer, score_map)
+            if heads is None
+            else RatedCost(scorer, score_map, heads)
+        )
 
     cost = load("cost")
     # Whoever writes the prompt must not be able to buy the verdict on the answer.

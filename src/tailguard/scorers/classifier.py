@@ -105,22 +105,41 @@ class SequenceClassificationScorer:
             InputError: as `score`.
             ScoreError: as `score`.
         """
+        return self._read(prompts, responses)[:2]
+
+    def score_with_topic(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores as `score`, and the mean of the embeddings of an answer's first window [n, hidden].
+
+        Errors as `score`'s; an `InputError` for a model without heads.
+        """
+        scores, _, topic = self._read(prompts, responses)
+        if topic is None:
+            raise InputError("heads: none; only an ensemble of ours tells what a text is about")
+        return scores, topic
+
+    def _read(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Scores, shift, and with heads what the texts are about, from one pass."""
         windows = self._encoding.windows(prompts, responses)
         rows = [row for parts in windows for row in parts]
-        distance = np.full(len(rows), np.nan)
+        distance, topic = np.full(len(rows), np.nan), None
+        counts = [len(parts) for parts in windows]
+        firsts = np.cumsum([0, *counts[:-1]])
         if self.heads is not None:
             states = self._states(rows)
             # In float64: members differ by little, and their spread is a difference of such scores.
             scores = states[:, 0] @ self.heads.double().cpu().numpy().T
+            topic = states[firsts, 1] if counts else states[:, 1]
             if self.shift is not None:
                 distance = self.shift.distance(states[:, 1:], _lengths(rows))
         else:
             logits = self._run(rows, self._logits, (int(self.model.config.num_labels),))
             scores = _read_output(logits, self.output, self.model.config)
-        counts = [len(parts) for parts in windows]
-        firsts = np.cumsum([0, *counts[:-1]])
         farthest = np.maximum.reduceat(distance, firsts) if counts else distance
-        return require_finite(self._per_answer(scores, counts)), farthest
+        return require_finite(self._per_answer(scores, counts)), farthest, topic
 
     def features(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """The pooled hidden state before ``model.score``, float64 [n, hidden], as in `pool_last`.

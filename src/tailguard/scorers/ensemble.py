@@ -169,7 +169,7 @@ def fit_heads(
     noise = torch.randn(settings.num_heads, higher.shape[1], generator=generator)
     prior = centre.double() * scale + settings.prior_scale * noise.double()
     objective = _objective(features, scale, counts, prior, settings)
-    heads = _minimise(prior.clone(), objective, settings.num_iterations)
+    heads = minimise(prior.clone(), objective, settings.num_iterations)
     if not bool(torch.isfinite(heads).all()):
         raise ScoreError("heads: the fit diverged; check the features, or lower prior_scale")
     return (heads / scale).float()
@@ -213,7 +213,8 @@ def _objective(
     return objective
 
 
-def _minimise(start: Tensor, objective: Callable[[Tensor], Tensor], num_iterations: int) -> Tensor:
+def minimise(start: Tensor, objective: Callable[[Tensor], Tensor], num_iterations: int) -> Tensor:
+    """The minimiser of a smooth convex objective, by at most so many iterations of L-BFGS."""
     # Full batch and convex, so L-BFGS needs neither a learning rate nor a schedule.
     heads = start.requires_grad_()
     optimizer: Any = cast(Any, torch.optim.LBFGS)(

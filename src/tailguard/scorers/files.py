@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,12 @@ from tailguard.models.quiet import quiet_transformers
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.models.tokenizer_check import check_token_ids
 from tailguard.scorers.classifier import SequenceClassificationScorer, require_score_layer
+from tailguard.scorers.rater_heads import RaterHeads
 from tailguard.scorers.shift import ShiftModel
 
 HEADS_FILE = "heads.safetensors"
 SHIFT_FILE = "shift.safetensors"
+RATERS_FILE = "raters.safetensors"
 
 
 def load_scorer(
@@ -136,6 +139,29 @@ def save_scorer(
         write_tensors(folder / SHIFT_FILE, tensors, metadata)
     else:
         (folder / SHIFT_FILE).unlink(missing_ok=True)
+
+
+def save_rater_heads(heads: RaterHeads, path: str | Path) -> None:
+    """Write the heads of raters beside the scorer that they belong to."""
+    tensors = {name: torch.as_tensor(array) for name, array in heads.to_arrays().items()}
+    write_tensors(Path(path) / RATERS_FILE, tensors, {"raters": json.dumps(heads.raters)})
+
+
+def load_rater_heads(path: str | Path) -> RaterHeads | None:
+    """What `save_rater_heads` wrote; None where the scorer knows no raters.
+
+    Raises:
+        InputError: it is something else.
+    """
+    file = Path(path) / RATERS_FILE
+    if not file.is_file():
+        return None
+    tensors, metadata = read_tensors(file)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    try:
+        return RaterHeads.from_arrays(json.loads(metadata["raters"]), arrays)
+    except (InputError, KeyError, ValueError) as error:
+        raise InputError(f"{file}: {first_line(error)}") from None
 
 
 def _read_heads(path: Path) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class ResponsePairs:
         lower: the answers that should score lower [n].
         higher_sign: +1 unsafe, −1 safe, 0 unknown, for ``higher`` [n]; ``None`` where unlabelled.
         lower_sign: the same for ``lower``.
+        raters: who compared the answers, None where unknown [n]; ``None`` where nobody is named.
 
     Raises:
         InputError: no pairs, or sequences of different lengths.
@@ -34,12 +36,13 @@ class ResponsePairs:
     lower: Sequence[str]
     higher_sign: Sequence[int] | None = None
     lower_sign: Sequence[int] | None = None
+    raters: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
         """Check the lengths and the signs."""
         if len(self.prompts) == 0:
             raise InputError("pairs: empty; give at least one prompt with two answers")
-        for name in ("higher", "lower", "higher_sign", "lower_sign"):
+        for name in ("higher", "lower", "higher_sign", "lower_sign", "raters"):
             column = getattr(self, name)
             if column is not None and len(column) != len(self.prompts):
                 raise InputError(
@@ -61,14 +64,24 @@ class ResponsePairs:
         )
 
     @classmethod
-    def for_cost(cls, preferences: Sequence[Preference]) -> ResponsePairs:
-        """Pairs for a cost: the rejected (riskier) answer scores higher; safe is negative cost."""
+    def for_cost(
+        cls,
+        preferences: Sequence[Preference],
+        raters: Literal["annotator", "category"] | None = None,
+    ) -> ResponsePairs:
+        """Pairs for a cost: the rejected (riskier) answer scores higher; safe is negative cost.
+
+        Args:
+            preferences: the pairs.
+            raters: the field that names who compared them.
+        """
         return cls(
             prompts=[pair.prompt for pair in preferences],
             higher=[pair.rejected for pair in preferences],
             lower=[pair.chosen for pair in preferences],
             higher_sign=[_sign(pair.rejected_safe) for pair in preferences],
             lower_sign=[_sign(pair.chosen_safe) for pair in preferences],
+            raters=None if raters is None else [getattr(pair, raters) for pair in preferences],
         )
 
     def __len__(self) -> int:
@@ -87,6 +100,7 @@ class ResponsePairs:
             lower=[self.lower[i] for i in index],
             higher_sign=pick(self.higher_sign),
             lower_sign=pick(self.lower_sign),
+            raters=None if self.raters is None else [self.raters[i] for i in index],
         )
 
     def prompt_index(self) -> np.ndarray:

@@ -98,3 +98,11 @@ def test_answers_longer_than_the_scorers_read_are_refused(tmp_path):
         load(tmp_path, long)
     function = "{python: 'a:b'}"
     load(tmp_path, f"{long}scorers: {{cost_model: {function}, reward_model: {function}}}\n")
+
+
+def test_raters_are_fitted_with_the_cost(tmp_path):
+    assert load(tmp_path, "scorers: {raters: category}\n").scorers.raters == "category"
+    with pytest.raises(InputError, match="raters: are fitted with the cost"):
+        cost(tmp_path, "owner/model", "  raters: annotator\n")
+    with pytest.raises(InputError, match="raters"):
+        load(tmp_path, "scorers: {raters: people}\n")

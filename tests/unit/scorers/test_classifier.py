@@ -89,6 +89,18 @@ def test_shift_is_told_beside_the_scores_and_by_the_farthest_window(tiny_scorers
         SequenceClassificationScorer(model, tokenizer, shift=law)
 
 
+def test_what_a_text_is_about_comes_with_its_scores(tiny_scorers):
+    model, tokenizer = tiny_scorers.classifier(), tiny_scorers.tokenizer()
+    scorer = SequenceClassificationScorer(model, tokenizer, heads=torch.ones(4, 16), max_tokens=16)
+    answers = [*RESPONSES[:-1], "good " * 60]  # the last takes several windows
+    scores, topic = scorer.score_with_topic(PROMPTS, answers)
+    assert np.array_equal(scores, scorer.score(PROMPTS, answers))
+    assert np.array_equal(topic, scorer.states(PROMPTS, answers)[0][:, 1])
+    assert scorer.score_with_topic([], [])[1].shape == (0, 16)
+    with pytest.raises(InputError, match="what a text is about"):
+        SequenceClassificationScorer(model, tokenizer).score_with_topic(PROMPTS, answers)
+
+
 def test_nothing_to_score_gives_no_rows(tiny_scorers):
     heads = torch.ones(4, 16)
     scorer = SequenceClassificationScorer(

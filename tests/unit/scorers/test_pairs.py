@@ -19,6 +19,16 @@ def test_a_reward_puts_the_chosen_answer_higher_and_a_cost_the_rejected():
     assert cost.higher_sign == [1, 0, -1] * 4
 
 
+def test_pairs_of_a_cost_know_who_compared_them():
+    rows = [
+        Preference("p", "a", "b", annotator="carers", category="bodily"),
+        Preference("q", "c", "d", annotator=None, category="privacy"),
+    ]
+    assert ResponsePairs.for_cost(rows).raters is None
+    assert ResponsePairs.for_cost(rows, "annotator").raters == ["carers", None]
+    assert ResponsePairs.for_cost(rows, "category").take([1]).raters == ["privacy"]
+
+
 def test_a_split_shares_no_prompt_and_loses_no_pair():
     pairs = ResponsePairs.for_cost(PREFERENCES)
     first, second = pairs.split_by_prompt(0.4, np.random.default_rng(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -26,12 +26,17 @@ from tailguard.pipeline.stages.prepare import read_pairs
 from tailguard.pipeline.workers import map_side_by_side
 from tailguard.scorers.calibration import calibrate_scores, estimate_zero
 from tailguard.scorers.check import ScorerCheck, check_scorer
+from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.direction import check_direction, checked_scores, direction_outlook
 from tailguard.scorers.ensemble import HeadFitting, fit_ensemble
-from tailguard.scorers.files import save_scorer
+from tailguard.scorers.files import save_rater_heads, save_scorer
 from tailguard.scorers.fit import ScorerTraining, fit_scorer, pair_accuracy
+from tailguard.scorers.fit_raters import FEWEST_PER_RATER, fit_rater_heads
 from tailguard.scorers.pair_metrics import pair_metrics
 from tailguard.scorers.pairs import ResponsePairs
+from tailguard.scorers.rated import rated_pairs
+from tailguard.scorers.rater_heads import RaterHeads
+from tailguard.scorers.rater_metrics import rater_metrics
 from tailguard.scorers.readings import WorseReading
 from tailguard.scorers.score_map import MappedScorer, ScoreMap
 from tailguard.scorers.scorer import Scorer
@@ -45,6 +50,8 @@ def _config(recipe: Recipe) -> dict[str, object]:
     # The first two matter where scores are used, not where they are fitted. The backbone is an
     # input by its content, so that moving its folder changes nothing.
     unread = {"pessimism", "cost_bound", "backbone", "reward_model", "cost_model"}
+    # Left out where there are none, so that runs from before there could be any stay what they are.
+    unread |= {"raters"} if recipe.scorers.raters is None else set()
     given = given_sources(recipe.scorers)
     return {
         "scorers": recipe.scorers.model_dump(exclude=unread),
@@ -78,15 +85,36 @@ def _build(work: Work) -> dict[str, object]:
     write_json(work.directory / SOURCES_NAME, {"maps": maps})
     notes = [line for check, _ in checked.values() for line in check.warnings]
     figures = {kind: found[kind][0] if kind in found else checked[kind][1] for kind in KINDS}
+    notes += _told_of_raters(figures["cost"].get("raters"))
     return {**figures, "notes": notes}
 
 
 STAGE = Stage("fit-scorers", "ScorerPair", 7, ("prepare",), _config, _inputs, _build)
 
 
-def to_pairs(kind: Kind, rows: Sequence[Preference]) -> ResponsePairs:
+def _told_of_raters(figures: object) -> list[str]:
+    """Which raters are read as the population, for want of pairs."""
+    if not isinstance(figures, dict):
+        return []
+    found = cast("dict[str, dict[str, float]]", figures)
+    few = [name for name, each in found.items() if each["num_pairs"] < FEWEST_PER_RATER]
+    if not few:
+        return []
+    return [
+        f"{', '.join(few)}: fewer than {FEWEST_PER_RATER} cost pairs each, so that their cost is the"
+        " population's"
+    ]
+
+
+def to_pairs(
+    kind: Kind,
+    rows: Sequence[Preference],
+    raters: Literal["annotator", "category"] | None = None,
+) -> ResponsePairs:
     """Preferences as pairs of a higher and a lower answer by the scorer of this kind."""
-    return ResponsePairs.for_reward(rows) if kind == "reward" else ResponsePairs.for_cost(rows)
+    if kind == "reward":
+        return ResponsePairs.for_reward(rows)
+    return ResponsePairs.for_cost(rows, raters)
 
 
 def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
@@ -100,7 +128,7 @@ def _pairs(work: Work, kind: Kind, role: str) -> ResponsePairs:
     if len(rows) > limit:
         keep = work.numpy_generator(f"{kind} {role}").permutation(len(rows))[:limit]
         rows = [rows[i] for i in cast("list[int]", sorted(keep.tolist()))]
-    return to_pairs(kind, rows)
+    return to_pairs(kind, rows, work.recipe.scorers.raters)
 
 
 def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
@@ -131,6 +159,10 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
     higher, lower = _score_pairs(used, held)
     zero = _zero(higher, lower, held)
     score_map = score_map.shifted(zero or 0.0)
+    rated: dict[str, object] = {}
+    if kind == "cost" and settings.raters is not None:
+        heads, rated = _fit_raters(work, ensemble, score_map, (train, held))
+        save_rater_heads(heads, work.directory / kind)
     units = {
         "zero_from_labels": zero is not None,
         "knots": score_map.knots.tolist(),
@@ -138,7 +170,25 @@ def _fit(work: Work, kind: Kind) -> tuple[dict[str, object], ScoreMap]:
     }
     check = check_direction(higher, lower, held, kind=kind)
     held_out = pair_metrics(higher, lower, generator=work.numpy_generator(f"{kind} figures"))
-    return {**figures, **vars(check), **held_out, **shown, **units}, score_map
+    return {**figures, **vars(check), **held_out, **shown, **units, **rated}, score_map
+
+
+def _fit_raters(
+    work: Work,
+    ensemble: SequenceClassificationScorer,
+    score_map: ScoreMap,
+    pairs: tuple[ResponsePairs, ResponsePairs],
+) -> tuple[RaterHeads, dict[str, object]]:
+    """What each rater minds, from pairs to fit on, and its figures on held-out ones."""
+    settings = work.recipe.scorers
+    train, held = (rated_pairs(ensemble, score_map, part) for part in pairs)
+    if not any(train.raters):
+        raise InputError(
+            f"scorers.raters: no cost pair has a field '{settings.raters}'; give preferences that name"
+            " it, or leave the key out"
+        )
+    heads = fit_rater_heads(train, seed=work.seed("raters"), sign_weight=settings.sign_weight)
+    return heads, {"raters": rater_metrics(heads, held), "raters_width": heads.width}
 
 
 def _score_pairs(scorer: Scorer, pairs: ResponsePairs) -> tuple[np.ndarray, np.ndarray]:

@@ -75,9 +75,15 @@ def read_pairs(directory: Path, kind: str, role: str) -> list[Preference]:
     if not path.is_file():
         return []
     columns = read_table(path)
-    names = ("prompt", "chosen", "rejected", "chosen_safe", "rejected_safe")
-    rows = zip(columns["role"], *(columns[name] for name in names), strict=True)
-    return [Preference(json.loads(prompt), *rest) for found, prompt, *rest in rows if found == role]
+    rows = zip(columns["role"], *(columns[name] for name in ("prompt", *_OF_PAIR)), strict=True)
+    return [
+        Preference(json.loads(prompt), **dict(zip(_OF_PAIR, rest, strict=True)))
+        for found, prompt, *rest in rows
+        if found == role
+    ]
+
+
+_OF_PAIR = ("chosen", "rejected", "chosen_safe", "rejected_safe", "annotator", "category")
 
 
 def read_split(directory: Path, split: str) -> list[Prompt]:
@@ -245,8 +251,7 @@ def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def _write_pairs(path: Path, pairs: Sequence[Preference], roles: Sequence[str]) -> None:
-    names = ("chosen", "rejected", "chosen_safe", "rejected_safe", "annotator", "category")
     # Parquet has one type per column, and a prompt is a text or a list of messages: JSON.
     prompts = [json.dumps(pair.prompt) for pair in pairs]
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in names}
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in _OF_PAIR}
     write_table(path, columns | {"prompt": prompts, "role": list(roles)})
