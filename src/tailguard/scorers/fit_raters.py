@@ -2,13 +2,14 @@
 
 A rater's parameters are pulled to 0, the population, by a normal prior of one width τ for all raters,
 which held-out pairs choose (Gelman & Hill 2007, ch. 12). A rater with few pairs borrows; one with fewer
-than `FEWEST_PER_RATER` is the population. Over the others the parameters have mean 0, weighted by their
+than `FEWEST_PER_RATER` has none: its cost is the population's. Over the others the parameters have mean 0, weighted by their
 pairs: what they have in common (a cost whose units are off) is no difference between people.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from tailguard.scorers.ensemble import bootstrap_weights, minimise
 from tailguard.scorers.rater_heads import RatedPairs, RaterHeads, pair_log_likelihood
 
 FEWEST_PER_RATER = 20
-"""Pairs of a rater that has parameters of its own."""
+"""Pairs of a rater that has parameters of its own; the cost to others is the population's."""
 WIDTHS = (0.003, 0.01, 0.03, 0.1)
 """τ that are tried beside 0, for each standardised feature."""
 _FOLDS = 3  # of the prompts: each is held out once
@@ -44,18 +45,23 @@ def fit_rater_heads(
     rater's costs, plus the sign loss, plus the prior.
 
     Args:
-        pairs: that the common cost was fitted on, or others; those without a rater are left out.
+        pairs: that the common cost was fitted on, or others; those of nobody, and of raters
+            with fewer than `FEWEST_PER_RATER`, are left out.
         seed: of the split, the bootstrap and the draws of the prior.
         sign_weight: weight of the sign loss relative to Bradley–Terry.
         widths: that are tried beside 0.
 
     Raises:
-        InputError: no pair has a rater.
+        InputError: no rater has `FEWEST_PER_RATER` pairs.
         ScoreError: costs or embeddings that are not finite.
     """
-    named = sorted({name for name in pairs.raters if name})
+    counts = Counter(name for name in pairs.raters if name)
+    named = sorted(name for name, count in counts.items() if count >= FEWEST_PER_RATER)
     if not named:
-        raise InputError("raters: no pair says who compared its answers")
+        most = "".join(f"; '{n}' has most: {count}" for n, count in counts.most_common(1))
+        raise InputError(
+            f"raters: none has {FEWEST_PER_RATER} pairs{most}; give more, or name raters by another field"
+        )
     arrays = (pairs.higher, pairs.lower, pairs.higher_topic, pairs.lower_topic)
     if not all(np.isfinite(array).all() for array in arrays):
         raise ScoreError("pairs: costs or embeddings hold NaN or infinity; check the scorer")
@@ -143,6 +149,7 @@ def _fit_all(
             # A stream for each rater, so that another group changes nothing for this one.
             generator = torch.Generator().manual_seed(_stream(seed, name))
             found[:, place] = _fit_one(own, frame, width, sign_weight, generator)
+    # Of a fold, some may have too few; they stay the population.
     enough = np.where(counts >= FEWEST_PER_RATER, counts, 0.0)
     if enough.any():
         shared = np.einsum("mrp,r->mp", found, enough / enough.sum())

@@ -73,7 +73,7 @@ class RaterHeads:
 
     Attributes:
         raters: names, in order.
-        num_pairs: that each had [raters]; with too few it is the population.
+        num_pairs: that each was fitted on [raters].
         width: τ.
         centre: c₀.
         topic_mean: of the embeddings' mean [hidden].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -85,25 +86,27 @@ def _build(work: Work) -> dict[str, object]:
     write_json(work.directory / SOURCES_NAME, {"maps": maps})
     notes = [line for check, _ in checked.values() for line in check.warnings]
     figures = {kind: found[kind][0] if kind in found else checked[kind][1] for kind in KINDS}
-    notes += _told_of_raters(figures["cost"].get("raters"))
+    notes += cast("list[str]", figures["cost"].pop("raters_notes", []))
     return {**figures, "notes": notes}
 
 
 STAGE = Stage("fit-scorers", "ScorerPair", 7, ("prepare",), _config, _inputs, _build)
 
 
-def _told_of_raters(figures: object) -> list[str]:
-    """Which raters are read as the population, for want of pairs."""
-    if not isinstance(figures, dict):
-        return []
-    found = cast("dict[str, dict[str, float]]", figures)
-    few = [name for name, each in found.items() if each["num_pairs"] < FEWEST_PER_RATER]
+def _too_few(raters: Sequence[str | None]) -> list[str]:
+    """Who is read as the population for want of pairs, in a line."""
+    counts = Counter(name for name in raters if name)
+    few = sorted(name for name, count in counts.items() if count < FEWEST_PER_RATER)
     if not few:
         return []
+    shown = ", ".join(few[:_MOST_NAMED]) + (", …" if len(few) > _MOST_NAMED else "")
     return [
-        f"{', '.join(few)}: fewer than {FEWEST_PER_RATER} cost pairs each, so that their cost is the"
-        " population's"
+        f"scorers.raters: {len(few)} have fewer than {FEWEST_PER_RATER} cost pairs, and the population's"
+        f" cost: {shown}"
     ]
+
+
+_MOST_NAMED = 5
 
 
 def to_pairs(
@@ -188,7 +191,11 @@ def _fit_raters(
             " it, or leave the key out"
         )
     heads = fit_rater_heads(train, seed=work.seed("raters"), sign_weight=settings.sign_weight)
-    return heads, {"raters": rater_metrics(heads, held), "raters_width": heads.width}
+    return heads, {
+        "raters": rater_metrics(heads, held),
+        "raters_width": heads.width,
+        "raters_notes": _too_few(train.raters),
+    }
 
 
 def _score_pairs(scorer: Scorer, pairs: ResponsePairs) -> tuple[np.ndarray, np.ndarray]:
