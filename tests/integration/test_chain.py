@@ -114,6 +114,13 @@ class TestChain:
         weights = np.array([counts[name] for name in cost.raters]) / len(pairs)
         np.testing.assert_allclose(own @ weights, reading.scorer.score(prompts, answers), atol=0.05)
 
+    def test_pairs_of_too_few_raters_are_refused_before_the_fit(self, tmp_path, capsys):
+        few = ("--set", "data.num_cost_pairs=50")  # some 15 of each group
+        assert run("fit-scorers", str(RECIPE), *few, "--out", str(tmp_path / "few")) == 2
+        said = capsys.readouterr().err
+        assert "scorers.raters: no 'annotator' has 20 of the cost pairs" in said
+        assert "cost scorer: " not in said
+
     def test_prompts_of_splits_are_disjoint(self, folder):
         prepared = artifact(folder, "PreferenceSet")
         splits = [

@@ -13,7 +13,8 @@ from tailguard.data import Prompt
 from tailguard.scorers.classifier import SequenceClassificationScorer
 from tailguard.scorers.pairs import ResponsePairs
 from tailguard.scorers.rater_heads import RatedPairs, RaterHeads
-from tailguard.scorers.score_map import ScoreMap
+from tailguard.scorers.score_map import MappedScorer, ScoreMap
+from tailguard.scorers.scorer import require_finite
 
 
 @runtime_checkable
@@ -49,23 +50,31 @@ class RatedCost:
         """Their names."""
         return self.heads.raters
 
+    @property
+    def population(self) -> MappedScorer:
+        """The cost without raters."""
+        return MappedScorer(self.scorer, self.score_map)
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Cost to the population, float64 [n, members]."""
-        return self.score_map(self.scorer.score(prompts, responses))
+        return self.population.score(prompts, responses)
 
     def score_with_shift(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the scorer's own shift [n]; see `tailguard.scorers.shift.score_with_shift`."""
-        scores, shift = self.scorer.score_with_shift(prompts, responses)
-        return self.score_map(scores), shift
+        return self.population.score_with_shift(prompts, responses)
 
     def score_raters(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Float[np.ndarray, "n members raters"]:
-        """Cost to each rater, float64 [n, members, raters]."""
+        """Cost to each rater, float64 [n, members, raters].
+
+        Raises:
+            ScoreError: a cost that is not finite.
+        """
         scores, topic = self.scorer.score_with_topic(prompts, responses)
-        return self.heads.costs(self.score_map(scores), topic)
+        return require_finite(self.heads.costs(self.score_map(scores), topic), "cost by rater")
 
 
 def rated_pairs(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tailguard.errors import InputError
+from tailguard.errors import InputError, ScoreError
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,7 @@ class RaterHeads:
 
     Raises:
         InputError: shapes that do not belong together.
+        ScoreError: a number that is not finite.
     """
 
     raters: tuple[str, ...]
@@ -111,6 +112,9 @@ class RaterHeads:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"{name}: shape {getattr(self, name).shape}; must be {shape}")
+        for name, array in self.to_arrays().items():
+            if not np.isfinite(array).all():
+                raise ScoreError(f"{name}: holds NaN or infinity; fit the raters again")
 
     def costs(
         self, common: Float[np.ndarray, "n members"], topic: Float[np.ndarray, "n hidden"]

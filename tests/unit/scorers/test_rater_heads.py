@@ -197,6 +197,10 @@ class TestCosts:
         with pytest.raises(InputError, match="raters: 1 names for 2"):
             replace(some_heads(), raters=("a",))
 
+    def test_numbers_that_are_none_are_refused(self):
+        with pytest.raises(ScoreError, match="offset"):
+            some_heads(offset=np.nan)
+
     def test_written_and_read(self, tmp_path):
         heads = fit_rater_heads(rated(300), widths=(0.1,), seed=3)
         assert load_rater_heads(tmp_path) is None

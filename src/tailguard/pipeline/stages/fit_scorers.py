@@ -77,6 +77,7 @@ def _backbone(recipe: Recipe) -> str:
 def _build(work: Work) -> dict[str, object]:
     given = given_sources(work.recipe.scorers)
     fitted: list[Kind] = [kind for kind in KINDS if kind not in given]
+    told = _check_raters(work) if work.recipe.scorers.raters else []
     for kind in fitted:
         direction_outlook(len({*_pairs(work, kind, "validate").prompt_index()}), kind)
     # First, because it takes seconds: a function that fails is not told of after the fit.
@@ -84,13 +85,25 @@ def _build(work: Work) -> dict[str, object]:
     found = dict(zip(fitted, map_side_by_side(_fit, work, fitted), strict=True))
     maps = {kind: score_map.to_json() for kind, (_, score_map) in found.items()}
     write_json(work.directory / SOURCES_NAME, {"maps": maps})
-    notes = [line for check, _ in checked.values() for line in check.warnings]
+    notes = [*told, *(line for check, _ in checked.values() for line in check.warnings)]
     figures = {kind: found[kind][0] if kind in found else checked[kind][1] for kind in KINDS}
-    notes += cast("list[str]", figures["cost"].pop("raters_notes", []))
     return {**figures, "notes": notes}
 
 
 STAGE = Stage("fit-scorers", "ScorerPair", 7, ("prepare",), _config, _inputs, _build)
+
+
+def _check_raters(work: Work) -> list[str]:
+    """What a user should know of the raters before anything is fitted."""
+    field = work.recipe.scorers.raters
+    raters = _pairs(work, "cost", "train").raters or []
+    counts = Counter(name for name in raters if name)
+    if not any(count >= FEWEST_PER_RATER for count in counts.values()):
+        raise InputError(
+            f"scorers.raters: no '{field}' has {FEWEST_PER_RATER} of the cost pairs that are fitted on;"
+            " give pairs that name it, or leave the key out"
+        )
+    return _too_few(raters)
 
 
 def _too_few(raters: Sequence[str | None]) -> list[str]:
@@ -185,17 +198,8 @@ def _fit_raters(
     """What each rater minds, from pairs to fit on, and its figures on held-out ones."""
     settings = work.recipe.scorers
     train, held = (rated_pairs(ensemble, score_map, part) for part in pairs)
-    if not any(train.raters):
-        raise InputError(
-            f"scorers.raters: no cost pair has a field '{settings.raters}'; give preferences that name"
-            " it, or leave the key out"
-        )
     heads = fit_rater_heads(train, seed=work.seed("raters"), sign_weight=settings.sign_weight)
-    return heads, {
-        "raters": rater_metrics(heads, held),
-        "raters_width": heads.width,
-        "raters_notes": _too_few(train.raters),
-    }
+    return heads, {"raters": rater_metrics(heads, held), "raters_width": heads.width}
 
 
 def _score_pairs(scorer: Scorer, pairs: ResponsePairs) -> tuple[np.ndarray, np.ndarray]:

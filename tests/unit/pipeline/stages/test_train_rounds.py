@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from tailguard.config.recipe import TrainSection
 from tailguard.pipeline.stages.train_rounds import held_out_prompts, target_of
 from tailguard.planning import SampleBank, solve
 from tailguard.portfolio import Proposal
@@ -19,6 +20,8 @@ def test_a_quarter_is_held_out_where_there_are_rounds_and_nothing_where_there_ar
     assert held.shape == (num,)
     assert held.sum() == num // 4
     assert not held_out_prompts(num, 0).any()
+    # What a recipe is checked against before it runs.
+    assert TrainSection(num_rounds=rounds).num_held_out(num) == held.sum()
     # The same prompts in each round: what was trained on stays trained on.
     np.testing.assert_array_equal(held, held_out_prompts(num, rounds + 1))
 
