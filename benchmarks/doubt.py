@@ -211,12 +211,12 @@ def _told(
     unlike: Mapping[str, tuple[Sequence[Any], Sequence[str]]],
 ) -> dict[str, Any]:
     """AUROC of the shift, and what a limit that half of the usual answers set flags of the rest."""
-    shift = scorer.score_with_shift(*usual)[1]
+    shift = scorer.read(*usual).shift
     half = len(shift) // 2
     limit = shift_limit(shift[:half, None], RATE)
     found: dict[str, Any] = {"usual": {"flagged": float((shift[half:] > limit).mean())}}
     for name, asked in unlike.items():
-        far = scorer.score_with_shift(*asked)[1]
+        far = scorer.read(*asked).shift
         is_far = np.repeat([False, True], [len(shift), len(far)])
         area = area_under_roc(np.concatenate([shift, far]), is_far)
         # Hanley and McNeil (1982): good enough for hundreds of answers.

@@ -24,7 +24,7 @@ from tailguard.pipeline.stages.prepare import read_pairs, read_split
 from tailguard.pipeline.stages.train import policy_directories
 from tailguard.pipeline.stages.train_rounds import held_out_prompts
 from tailguard.risk.spelling import spell_measure
-from tailguard.scorers.rated import RatedScorer
+from tailguard.scorers.rated import RatedCost
 from tailguard.scorers.readings import WorseReading
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
@@ -105,11 +105,13 @@ class TestChain:
         reading = load_scorer_pair(scorers, load_recipe(RECIPE).scorers).cost.scorer
         assert isinstance(reading, WorseReading)
         cost = reading.scorer
-        assert isinstance(cost, RatedScorer)
+        assert isinstance(cost, RatedCost)
         assert cost.raters == tuple(sorted(counts))
         prompts, answers = [pair.prompt for pair in pairs[:5]], [pair.chosen for pair in pairs[:5]]
-        own = cost.score_raters(prompts, answers)
+        own = cost.read(prompts, answers).by_rater
+        assert own is not None
         assert own.shape == (5, 4, 3)
+        assert reading.raters == cost.raters
         # By their pairs, the groups' mean is the population, up to factors that are cut off at 0.
         weights = np.array([counts[name] for name in cost.raters]) / len(pairs)
         np.testing.assert_allclose(own @ weights, reading.scorer.score(prompts, answers), atol=0.05)

@@ -58,6 +58,13 @@ def generate(
     certified: Annotated[
         bool, typer.Option("--certified", help="Serve only what a judge's certificate covers.")
     ] = False,
+    raters: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose risk: a group, groups with weights as in carers=0.6,traders=0.4, or worst for "
+            "each of them; by default the population's."
+        ),
+    ] = None,
     max_draws: Annotated[
         int | None, typer.Option(help="The most answers that one is chosen from.")
     ] = None,
@@ -83,17 +90,26 @@ def generate(
     # Before a model is loaded, which may take minutes, so that wrong input is refused at once.
     parameters = {"tail_mass": tail_mass, "weight": weight, "theta": theta}
     limit = _asked(measure, budget, parameters)
+    whose = None if raters is None else _read_raters(raters)
     from tailguard.models.device import require_device
     from tailguard.models.quiet import quiet_libraries
     from tailguard.pipeline.decoder_artifact import load_decoder
 
     require_device(device or "auto", "--device")
     quiet_libraries()
+    if whose is not None:
+        from tailguard.pipeline.decoder_artifact import check_decoder
+        from tailguard.pipeline.dial_artifact import DialFile
+        from tailguard.portfolio.rater_tails import rater_weights
+
+        directory, _ = check_decoder(decoder, trust_remote_code=trust_remote_code)
+        rater_weights(whose, DialFile.read(directory).dial.raters)
     loaded = load_decoder(decoder, trust_remote_code=trust_remote_code, device=device or "auto")
     options: dict[str, Any] = {
         "certified": certified or None,
         "token_price": token_price,
         "max_draws": max_draws,
+        "raters": whose,
     }
     given = {name: value for name, value in options.items() if value is not None}
     answers = loaded.generate(
@@ -121,6 +137,27 @@ def _asked(
             raise
         option = error.parameter.replace("_", "-")
         raise InputError(f"--{option}: {error}") from None
+
+
+def _read_raters(written: str) -> str | dict[str, float]:
+    """A group's name or `worst`, or groups with weights; an error names the option."""
+    from tailguard.errors import InputError
+
+    if "=" not in written:
+        return written.strip()
+    found: dict[str, float] = {}
+    for part in written.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        try:
+            number = float(weight)
+        except ValueError:
+            raise InputError(
+                f"--raters: '{part.strip()}'; write GROUP=WEIGHT, as in carers=0.6,traders=0.4"
+            ) from None
+        if name in found:
+            raise InputError(f"--raters: '{name}' is there twice; leave one out")
+        found[name] = number
+    return found
 
 
 def profiles(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from tailguard.config.limits import Floor
 from tailguard.config.section import (
     MOST_LISTED,
     CountOrNone,
@@ -46,6 +47,8 @@ class DialSection(Section):
             answer is left off where going on does not pay; the full scorers judge all that is served.
         judged: let the independent judge, where the run has one, read the draws too: risk is then
             measured by its verdicts, and not by those of the scorer that chose.
+        floor: a limit that every answer of the dial keeps, whatever a request asks, in the units that the
+            dial is measured in; a request for some people's tail cannot loosen it.
         num_certified: limits that are certified, from the strictest to the loosest, and the default; 0 for none.
     """
 
@@ -63,6 +66,7 @@ class DialSection(Section):
     shift_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
     heads: bool = True
     judged: bool = True
+    floor: Floor | None = None
     num_certified: CountOrNone = 5
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tailguard.config.section import Number, Positive, Section, Share, TailMass
+from tailguard.config.section import NonNegative, Number, Positive, Section, Share, TailMass
 from tailguard.risk import RiskMeasure
 from tailguard.risk.spelling import ANY_COST_BOUND, parse_measure, require_measure
 
@@ -31,6 +31,9 @@ class LimitSection(Section):
             reach (1).
         scope: ``pooled`` takes the risk over all prompts and answers together; ``per_prompt`` takes
             it for each prompt and averages.
+        raters: whose risk, where the cost scorer tells groups apart (``scorers.raters``): weights by
+            group, one group's name, ``all`` for all alike, or ``worst`` for a limit on each of them.
+            By default the population's.
     """
 
     measure: str = "cvar"
@@ -40,6 +43,7 @@ class LimitSection(Section):
     budget: Number | Literal["reference"] | None = None
     reduction: Share | None = None
     scope: Literal["pooled", "per_prompt"] = "pooled"
+    raters: dict[str, NonNegative] | str | None = None
 
     def risk_measure(self, cost_bound: float = ANY_COST_BOUND) -> RiskMeasure:
         """The measure, with the recipe's declared largest cost if it needs one.
@@ -71,6 +75,20 @@ class LimitSection(Section):
         self.risk_measure()
         if (self.budget is None) == (self.reduction is None):
             raise ValueError("give exactly one of budget and reduction")
+
+
+class Floor(LimitSection):
+    """A limit that a dial keeps for all: its budget is a number.
+
+    Attributes:
+        raters: whose risk: weights by group, one group's name or ``worst`` for each of those whom the
+            dial tells apart; by default the population's.
+    """
+
+    def _require_limit(self) -> None:
+        super()._require_limit()
+        if not isinstance(self.budget, int | float) or self.scope != "pooled":
+            raise ValueError("floor: give a budget in numbers, and no scope")
 
 
 class Target(LimitSection):

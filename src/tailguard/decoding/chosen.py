@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tailguard.decoding.scoring import SCORE_UNAVAILABLE, ScoreSummary
 
@@ -28,6 +29,7 @@ class Chosen:
         shift: how unlike the answers that the cost scorer was fitted on the text is, and where answers
             were withheld for that, the one most like them; None where unknown.
         unlike: whether answers were withheld for that.
+        rater_bounds: u(y) of the text to each rater, by name; empty where the scorer knows none.
     """
 
     text: str
@@ -44,6 +46,7 @@ class Chosen:
     doubt: float | None = None
     shift: float | None = None
     unlike: bool = False
+    rater_bounds: Mapping[str, float] = field(default_factory=lambda: {})
 
 
 def unscored(fallback: str) -> Chosen:

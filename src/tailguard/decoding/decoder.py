@@ -17,6 +17,8 @@ from tailguard.decoding.scoring import ScoreSummary
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError
+from tailguard.portfolio.dial import RatersLimit
+from tailguard.portfolio.rater_tails import RatersAsked
 from tailguard.risk import RiskLimit, RiskMeasure
 from tailguard.risk.spelling import limit_to_json
 
@@ -115,6 +117,8 @@ class DialProfile:
         answer = self.answer
         return {
             "limit": limit_to_json(answer.asked),
+            "raters": answer.raters,
+            "rater": answer.rater,
             "risk": answer.risk,
             "risk_error": answer.error,
             "reward": self.reward,
@@ -126,12 +130,16 @@ class DialProfile:
             "level": answer.entry.rule.level,
             "token_price": answer.entry.rule.token_price,
             "penalty": answer.entry.penalty,
+            "admission": answer.entry.admission or "population",
         }
 
 
-def profile_of(dial: Dial, limit: RiskLimit, setting: DrawSetting) -> DialProfile:
+def profile_of(
+    dial: Dial, limit: RiskLimit, setting: DrawSetting, raters: RatersAsked = None
+) -> DialProfile:
     """What a limit gets."""
-    answer = dial.answer(None if limit == dial.default else limit)
+    plain = limit == dial.default and raters is None
+    answer = dial.answer(None if plain else limit, raters=raters)
     reward, tokens = (float(a[answer.number]) for a in (dial.table.reward, dial.table.tokens))
     return DialProfile(answer, reward, tokens, setting)
 
@@ -153,7 +161,7 @@ class Decoder:
         scorers: Scorers,
         setting: DrawSetting,
         *,
-        profiles: Sequence[RiskLimit] = (),
+        profiles: Sequence[RatersLimit] = (),
         batch_size: int = 64,
     ) -> None:
         """Join the parts.
@@ -175,7 +183,7 @@ class Decoder:
         self._dial = dial
         self._scorers = scorers
         self._setting = setting
-        self._limits = (dial.default, *profiles)
+        self._limits = (RatersLimit(dial.default), *profiles)
         self._batch_size = batch_size
 
     @classmethod
@@ -207,8 +215,11 @@ class Decoder:
     @property
     def profiles(self) -> tuple[DialProfile, ...]:
         """Some limits within reach and what they get; any other limit is answered too."""
-        limits = dict.fromkeys(self._limits)
-        return tuple(profile_of(self._dial, limit, self._setting) for limit in limits)
+        return tuple(
+            profile_of(self._dial, asked.limit, self._setting, asked.raters)
+            for k, asked in enumerate(self._limits)
+            if asked not in self._limits[:k]
+        )
 
     def generate(  # noqa: PLR0913
         self,
@@ -218,6 +229,7 @@ class Decoder:
         budget: float | None = None,
         token_price: float | None = None,
         certified: bool = False,
+        raters: RatersAsked = None,
         max_draws: int | None = None,
         max_candidates: int | None = None,
         temperature: float | None = None,
@@ -235,6 +247,8 @@ class Decoder:
             token_price: what one more token may cost, in units of reward; chooses between entries
                 that keep the budget.
             certified: serve only from entries that a judge's certificate covers at this limit.
+            raters: whose risk the limit is on: weights by group, one group's name, "worst" for each of
+                them; by default the population's.
             max_draws: the most draws per answer, in place of the calibrated number.
             max_candidates: another name of it.
             temperature: of the sampling law, in place of the calibrated one.
@@ -251,7 +265,7 @@ class Decoder:
         if (measure is None) != (budget is None):
             raise InputError("measure and budget: give both, or neither for the default")
         limit = None if measure is None or budget is None else RiskLimit(measure, budget)
-        found = self._dial.answer(limit, token_price, certified=certified)
+        found = self._dial.answer(limit, token_price, certified=certified, raters=raters)
         stop = [stop] if isinstance(stop, str) else stop
         if not all(stop):
             raise InputError("stop: an empty text; leave it out")
@@ -301,6 +315,7 @@ class Decoder:
             self._scorers,
             worth=self._dial.worth,
             outlook=self._dial.outlook,
+            raters=self._dial.scored_raters,
             seeds=seeds,
             law=SamplingLaw(setting.temperature, setting.top_p),
             max_new_tokens=setting.max_new_tokens,
@@ -315,6 +330,8 @@ class Decoder:
         return {
             "weights": weights,
             "asked": limit_to_json(found.asked),
+            "raters": found.raters,
+            "rater": found.rater,
             "token_price": self._dial.token_price if token_price is None else token_price,
             "measured_risk": found.risk,
             "measured_risk_error": found.error,
@@ -322,4 +339,5 @@ class Decoder:
             "acceptance_level": entry.rule.level,
             "draw_price": entry.rule.token_price,
             "penalty": entry.penalty,
+            "admission": entry.admission or "population",
         }

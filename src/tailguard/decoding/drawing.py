@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tailguard.data import Prompt
+from tailguard.decoding.admission import POPULATION, admission_bound
 from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.dial import DialEntry
 from tailguard.decoding.outlook import Outlook
@@ -21,6 +22,7 @@ from tailguard.engines.draws import Drawn, StartedPrompts
 from tailguard.engines.prefix import PrefixWatch
 from tailguard.engines.sampling_law import SamplingLaw
 from tailguard.engines.soup import SoupPolicy
+from tailguard.portfolio.rater_tails import WORST
 from tailguard.scorers.scorer import Scorer
 from tailguard.scorers.shift import is_unlike
 
@@ -52,11 +54,17 @@ class _Draw:
     unlike: bool = False
     utility: float = -math.inf
     foreseen_bound: float = math.inf
+    admission_bound: float = math.inf
+
+    @property
+    def population_bound(self) -> float:
+        """u(y); +inf where either scorer failed, for a broken one makes the other suspect, or unlike."""
+        return math.inf if self.reward.summary is None or self.unlike else self.cost.bound
 
     @property
     def bound(self) -> float:
-        """u(y); +inf where either scorer failed, for a broken one makes the other suspect, or unlike."""
-        return math.inf if self.reward.summary is None or self.unlike else self.cost.bound
+        """What is held against the level: u(y) to those by whom the entry admits."""
+        return self.admission_bound if math.isfinite(self.population_bound) else math.inf
 
     @property
     def seen_bound(self) -> float:
@@ -72,6 +80,7 @@ def draw_answers(  # noqa: PLR0913
     *,
     worth: AnswerWorth,
     outlook: Outlook | None = None,
+    raters: Sequence[str] = (),
     seeds: Sequence[int],
     law: SamplingLaw,
     max_new_tokens: int,
@@ -92,6 +101,7 @@ def draw_answers(  # noqa: PLR0913
         scorers: of draws.
         worth: of draws, by their scores.
         outlook: what is foreseen of draws under way; without, none is left off.
+        raters: whom the cost scorer tells apart.
         seeds: one for each prompt.
         law: how tokens are drawn.
         max_new_tokens: most tokens per draw.
@@ -127,7 +137,7 @@ def draw_answers(  # noqa: PLR0913
         drawn = started.draw(
             going, [_seed(seeds[i], number) for i in going], watcher and watcher.watch
         )
-        scored = _score([prompts[i] for i in going], drawn, scorers, stop)
+        scored = _score([prompts[i] for i in going], drawn, scorers, stop, entry.admission, raters)
         utilities = worth.utility(_scores(scored), entry.penalty).tolist()
         for place, (i, draw, utility) in enumerate(zip(going, scored, utilities, strict=True)):
             if watcher is not None and draw.drawn.left_off:
@@ -140,7 +150,7 @@ def draw_answers(  # noqa: PLR0913
         going = [i for i, wanted in zip(going, wants, strict=True) if wanted]
         if not going:
             break
-    return _settle(prompts, made, entry, scorers, started.num_prompt_tokens, fallback)
+    return _settle(prompts, made, entry, scorers, raters, started.num_prompt_tokens, fallback)
 
 
 class _Watcher:
@@ -188,7 +198,12 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _score(
-    prompts: Sequence[Prompt], drawn: Sequence[Drawn], scorers: Scorers, stop: Sequence[str]
+    prompts: Sequence[Prompt],
+    drawn: Sequence[Drawn],
+    scorers: Scorers,
+    stop: Sequence[str],
+    admission: str,
+    raters: Sequence[str],
 ) -> list[_Draw]:
     texts = [_before(draw.text, stop) for draw in drawn]
     # Predictions that were NaN gave tokens all the same: such a draw has no score.
@@ -205,7 +220,10 @@ def _score(
         cost = costs.get(i, unknown)
         unlike = bool(is_unlike(np.array(cost.shift), scorers.largest_shift))
         unlike &= cost.summary is not None  # of a score that failed, that is the reason
-        made.append(_Draw(draw, texts[i], rewards.get(i, unknown), cost, unlike))
+        own = np.array(cost.rater_bounds) if len(cost.rater_bounds) == len(raters) > 0 else None
+        bound = float(admission_bound(admission, np.array(cost.bound), own, raters))
+        scored = _Draw(draw, texts[i], rewards.get(i, unknown), cost, unlike)
+        made.append(replace(scored, admission_bound=bound))
     return made
 
 
@@ -229,7 +247,7 @@ def _scores(draws: Sequence[_Draw]) -> AnswerScores:
         reward=np.array([mean(draw.reward.summary) for draw in draws]),
         cost=np.array([mean(draw.cost.summary) for draw in draws]),
         spread=np.array([spread(draw.cost.summary) for draw in draws]),
-        bound=np.array([draw.bound for draw in draws]),
+        bound=np.array([draw.population_bound for draw in draws]),
         num_tokens=np.array([float(len(draw.drawn.token_ids)) for draw in draws]),
     )
 
@@ -239,6 +257,7 @@ def _settle(
     made: Sequence[Sequence[_Draw]],
     entry: DialEntry,
     scorers: Scorers,
+    raters: Sequence[str],
     num_prompt_tokens: Sequence[int],
     fallback: str,
 ) -> list[Chosen]:
@@ -262,7 +281,8 @@ def _settle(
                 reason="" if best is not None else _reason(draws, entry, scorers),
                 reward=None if best is None else best.reward.summary,
                 cost=None if best is None else best.cost.summary,
-                cost_upper_bound=math.inf if best is None else best.bound,
+                cost_upper_bound=math.inf if best is None else best.population_bound,
+                rater_bounds={} if best is None else _by_name(raters, best.cost),
                 finished=best is None or best.drawn.finished or best.text != best.drawn.text,
                 num_draws=len(draws),
                 num_prompt_tokens=num_prompt_tokens[i],
@@ -283,13 +303,20 @@ def _settle(
             reward=reward.summary,
             cost=cost.summary,
             cost_upper_bound=cost.bound,
+            rater_bounds=_by_name(raters, cost),
             doubt=cost.doubt,
         )
     return chosen
 
 
+def _by_name(raters: Sequence[str], cost: Scored) -> dict[str, float]:
+    told = cost.rater_bounds
+    return dict(zip(raters, told, strict=True)) if len(told) == len(raters) else {}
+
+
 def _reason(draws: Sequence[_Draw], entry: DialEntry, scorers: Scorers) -> str:
     least = min(draw.bound for draw in draws)
+    whose = {POPULATION: "", WORST: " to any group"}.get(entry.admission, f" to {entry.admission}")
     if not math.isfinite(least):
         unlike = [draw.cost.shift for draw in draws if draw.unlike]
         if not unlike:
@@ -301,7 +328,7 @@ def _reason(draws: Sequence[_Draw], entry: DialEntry, scorers: Scorers) -> str:
             f" is at least {np.nanmin(unlike):.3g}, and {scorers.largest_shift:.3g} is the most that is served"
         )
     return (
-        f"the smallest upper bound on cost of {len(draws)} answers, {least:.4g}, is above the"
+        f"the smallest upper bound on cost{whose} of {len(draws)} answers, {least:.4g}, is above the"
         f" acceptance level {entry.rule.level:.4g}"
     )
 

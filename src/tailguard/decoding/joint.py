@@ -14,6 +14,7 @@ from itertools import product
 
 import numpy as np
 
+from tailguard.decoding.admission import POPULATION, admission_bound
 from tailguard.decoding.dial import DialEntry
 from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.pool import Pool
@@ -21,6 +22,7 @@ from tailguard.decoding.rule import Outcome, Rule, fit_prior, simulate
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.errors import InputError
 from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import WORST, RaterTails, common_knots, mass_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +50,37 @@ class RuleGrid:
         token_prices: of the rules.
         penalties: λ′ of the utility.
         max_draws: of the rules.
+        admissions: whose bound an answer must keep, each with all of these.
     """
 
     num_levels: int
     token_prices: Sequence[float]
     penalties: Sequence[float]
     max_draws: int
+    admissions: Sequence[str] = (POPULATION,)
+
+
+@dataclass(frozen=True)
+class KnownRaters:
+    """Whom the draws' scores tell apart.
+
+    Attributes:
+        measured: by whoever measures the table: the judge, or the scorers without one.
+        scored: by the scorers, whose bounds admit answers.
+    """
+
+    measured: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ()
+
+    def admissions(self) -> tuple[str, ...]:
+        """Whose bounds are worth trying: each rater's own only where there are few."""
+        if not (self.measured and self.scored):
+            return (POPULATION,)
+        own = self.scored if len(self.scored) <= _MOST_OWN else ()
+        return (POPULATION, WORST, *own)
+
+
+_MOST_OWN = 6
 
 
 def joint_table(
@@ -65,8 +92,9 @@ def joint_table(
     kl_coef: float = 0.0,
     largest_withheld: float = 1.0,
     outlook: Outlook | None = None,
+    raters: KnownRaters | None = None,
 ) -> tuple[tuple[DialEntry, ...], DialTable]:
-    """Every point with every level, price and penalty, less what no request could want.
+    """Every point with every level, price, penalty and admission, less what no request could want.
 
     Args:
         points: with the same prompts.
@@ -77,6 +105,7 @@ def joint_table(
         largest_withheld: entries that withhold more are left out; where all do, the one that withholds
             least stays.
         outlook: of the pools' draws; without, none is left off on its way.
+        raters: whose costs the pools hold; without, the table knows none.
 
     Returns:
         The entries, and their figures: by the judge where the pools have one, else by the scorers.
@@ -86,8 +115,11 @@ def joint_table(
     """
     if len({measured.pool.num_prompts for measured in points}) != 1:
         raise InputError("points: none, or measured on unlike prompts")
+    raters = raters or KnownRaters()
+    knots = common_knots(_rater_costs(points, largest_cost)) if raters.measured else None
     entries: list[DialEntry] = []
     costs: list[np.ndarray] = []
+    masses: list[np.ndarray] = []
     rows: list[tuple[float, float, float]] = []
     for measured in points:
         pool = measured.pool
@@ -99,21 +131,36 @@ def joint_table(
             penalty: None if outlook is None else outlook.of_pool(pool, penalty)
             for penalty in grid.penalties
         }
-        for level, penalty in product(_levels(pool, grid.num_levels), grid.penalties):
-            admissible = np.isfinite(pool.cost_bound) & (pool.cost_bound <= level)
+        bounds = {
+            admission: admission_bound(admission, pool.cost_bound, pool.rater_bound, raters.scored)
+            for admission in grid.admissions
+        }
+        tried = [
+            (admission, level)
+            for admission, bound in bounds.items()
+            for level in _levels(bound, grid.num_levels)
+        ]
+        for (admission, level), penalty in product(tried, grid.penalties):
+            bound = bounds[admission]
+            admissible = np.isfinite(bound) & (bound <= level)
             utility = utilities[penalty]
             prior = fit_prior(utility, admissible, pool.num_tokens)
             for price in grid.token_prices:
                 rule = Rule(level, price, grid.max_draws, prior)
-                outcome = simulate(pool, rule, utility, prospects[penalty])
+                outcome = simulate(pool, rule, utility, prospects[penalty], bound)
                 withheld = float((outcome.served < 0).mean())
-                entries.append(DialEntry(measured.point, rule, withheld, penalty))
+                entries.append(DialEntry(measured.point, rule, withheld, penalty, admission))
                 costs.append(risk_costs(outcome, largest_cost))
+                if knots is not None:
+                    masses.append(mass_on(knots, rater_costs(outcome, largest_cost)))
                 judged = outcome.judged_reward
                 served = outcome.reward if judged is None else judged
                 rows.append((float(served.mean()), measured.kl, float(outcome.num_tokens.mean())))
     reward, kl, tokens = np.array(rows).T
-    table = DialTable(np.stack(costs)[:, :, None], reward, kl, tokens, kl_coef)
+    tails = None
+    if knots is not None:
+        tails = RaterTails(raters.measured, knots, np.stack(masses), points[0].pool.num_prompts)
+    table = DialTable(np.stack(costs)[:, :, None], reward, kl, tokens, kl_coef, tails)
     shares = np.array([entry.withheld for entry in entries])
     offered = np.flatnonzero(shares <= max(largest_withheld, float(shares.min())))
     entries, table = [entries[i] for i in offered], table.take(offered)
@@ -125,11 +172,44 @@ def joint_table(
 def risk_costs(outcome: Outcome, largest_cost: float) -> np.ndarray:
     """The cost of what was served that risk is taken of [prompts]: the judge's, or the scorer's."""
     cost = outcome.cost_bound if outcome.judged_cost is None else outcome.judged_cost
+    return _clipped(cost, largest_cost)
+
+
+def rater_costs(outcome: Outcome, largest_cost: float) -> np.ndarray:
+    """The same to each rater [prompts, raters].
+
+    Raises:
+        InputError: draws whose costs to raters are unknown.
+    """
+    judged = outcome.judged_cost is not None
+    return _clipped(
+        _known(outcome.judged_by_rater if judged else outcome.rater_bound), largest_cost
+    )
+
+
+def _rater_costs(points: Sequence[MeasuredPoint], largest_cost: float) -> np.ndarray:
+    """All costs to raters that may be served, of draws and fallbacks."""
+    parts: list[np.ndarray] = []
+    for pool in (measured.pool for measured in points):
+        judged = pool.judged_cost is not None
+        draws = pool.judged_by_rater if judged else pool.rater_bound
+        fallback = pool.fallback_judged_by_rater if judged else pool.fallback_rater_bound
+        parts += [_known(draws).ravel(), _known(fallback).ravel()]
+    return _clipped(np.concatenate(parts), largest_cost)
+
+
+def _known(costs: np.ndarray | None) -> np.ndarray:
+    if costs is None:
+        raise InputError("raters: the draws hold no costs to them; measure the points again")
+    return costs
+
+
+def _clipped(cost: np.ndarray, largest_cost: float) -> np.ndarray:
     return np.where(np.isfinite(cost), np.minimum(cost, largest_cost), largest_cost)
 
 
-def _levels(pool: Pool, num_levels: int) -> list[float]:
-    finite = pool.cost_bound[np.isfinite(pool.cost_bound)]
+def _levels(bound: np.ndarray, num_levels: int) -> list[float]:
+    finite = bound[np.isfinite(bound)]
     if finite.size == 0:
         return [-np.inf]
     # From the best tenth of draws on: with a stricter level most prompts would be withheld.

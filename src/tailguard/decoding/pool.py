@@ -12,6 +12,9 @@ from tailguard.scorers.shift import is_unlike
 
 PerDraw = Float[np.ndarray, "prompts draws"]
 PerPrompt = Float[np.ndarray, " prompts"]
+_FURTHER = {"foreseen": 2} | dict.fromkeys(
+    ("rater_bound", "judged_by_rater", "fallback_rater_bound", "fallback_judged_by_rater"), 1
+)  # axes after those of the rewards
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +35,16 @@ class Pool:
         fallback_cost_bound: the same.
         doubt: `error_doubt` of each draw's verdict in bits; None where it was not kept.
         shift: how unlike the answers that the cost scorer was fitted on each draw is; None likewise.
+        rater_bound: u(y) to each rater [prompts, draws, raters]; None where the scorer knows none.
         foreseen: by process heads at each checkpoint, as `stack_foreseen`; NaN where a draw had ended
             before [prompts, draws, checkpoints, outputs].
         judged_reward: by a judge that took no part, of each draw; None where there is none.
         judged_cost: the same.
+        judged_by_rater: the judge's cost to each rater [prompts, draws, raters]; None likewise.
         fallback_judged_reward: the same of the fallback.
         fallback_judged_cost: the same.
+        fallback_rater_bound: the same [prompts, raters].
+        fallback_judged_by_rater: the same [prompts, raters].
 
     Raises:
         InputError: arrays of other shapes than the rewards'.
@@ -53,11 +60,15 @@ class Pool:
     fallback_cost_bound: PerPrompt
     doubt: PerDraw | None = None
     shift: PerDraw | None = None
+    rater_bound: Float[np.ndarray, "prompts draws raters"] | None = None
     foreseen: Float[np.ndarray, "prompts draws checkpoints outputs"] | None = None
     judged_reward: PerDraw | None = None
     judged_cost: PerDraw | None = None
+    judged_by_rater: Float[np.ndarray, "prompts draws scored_raters"] | None = None
     fallback_judged_reward: PerPrompt | None = None
     fallback_judged_cost: PerPrompt | None = None
+    fallback_rater_bound: Float[np.ndarray, "prompts raters"] | None = None
+    fallback_judged_by_rater: Float[np.ndarray, "prompts scored_raters"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -65,7 +76,9 @@ class Pool:
             raise InputError(f"reward: shape {self.reward.shape}; must be [prompts, draws]")
         for name, array in self.arrays().items():
             shape = self.reward.shape[:1] if name.startswith("fallback_") else self.reward.shape
-            if array.shape[: len(shape)] != shape or (array.ndim > 2 and name != "foreseen"):
+            if array.shape[: len(shape)] != shape or array.ndim != len(shape) + _FURTHER.get(
+                name, 0
+            ):
                 raise InputError(f"{name}: shape {array.shape}; must be {shape}")
 
     @property
@@ -87,9 +100,8 @@ class Pool:
         """The same, with no bound on the cost of draws farther than that from what was fitted on."""
         if self.shift is None:
             return self
-        return replace(
-            self, cost_bound=np.where(is_unlike(self.shift, largest_shift), np.inf, self.cost_bound)
-        )
+        unlike = is_unlike(self.shift, largest_shift)
+        return replace(self, cost_bound=np.where(unlike, np.inf, self.cost_bound))
 
     def take(self, prompts: np.ndarray) -> Pool:
         """The same of some prompts, by index or mask."""

@@ -200,6 +200,8 @@ class Outcome:
         cost_bound: upper bound on its cost.
         judged_reward: by the judge; None where there is none.
         judged_cost: the same.
+        rater_bound: upper bound on its cost to each rater [prompts, raters]; None likewise.
+        judged_by_rater: the judge's cost to each rater [prompts, raters]; None likewise.
     """
 
     served: np.ndarray
@@ -209,6 +211,8 @@ class Outcome:
     cost_bound: np.ndarray
     judged_reward: np.ndarray | None
     judged_cost: np.ndarray | None
+    rater_bound: np.ndarray | None = None
+    judged_by_rater: np.ndarray | None = None
 
 
 def simulate(
@@ -216,6 +220,7 @@ def simulate(
     rule: Rule,
     utility: PerDraw | None = None,
     prospects: Prospects | None = None,
+    bound: PerDraw | None = None,
 ) -> Outcome:
     """Run the rule on a pool's draws in their order.
 
@@ -224,6 +229,7 @@ def simulate(
         rule: what to do.
         utility: of each draw; by default its reward.
         prospects: what was foreseen of the draws; without, none is left off.
+        bound: on each draw's cost, that is held against the level; by default the population's.
 
     Raises:
         InputError: fewer draws than the rule may make.
@@ -231,7 +237,7 @@ def simulate(
     if rule.max_draws > pool.num_draws:
         raise InputError(f"max_draws: {rule.max_draws} of {pool.num_draws} in the pool; take fewer")
     utility = (pool.reward if utility is None else utility).copy()
-    admissible = rule.admits(pool.cost_bound)
+    admissible = rule.admits(pool.cost_bound if bound is None else bound)
     num_tokens = pool.num_tokens.astype(np.float64)
     finished = np.ones_like(admissible)
     num_draws = np.ones(pool.num_prompts, dtype=int)
@@ -263,18 +269,22 @@ def simulate(
     def taken(draws: np.ndarray | None, fallback: np.ndarray | None) -> np.ndarray | None:
         if draws is None or fallback is None:
             return None
-        return np.where(served >= 0, draws[np.arange(len(served)), served], fallback)
+        chosen = draws[np.arange(len(served)), served]
+        kept: np.ndarray = served >= 0
+        return np.where(kept if chosen.ndim == 1 else kept[:, None], chosen, fallback)
 
     reward = taken(pool.reward, pool.fallback_reward)
-    bound = taken(pool.cost_bound, pool.fallback_cost_bound)
+    cost_bound = taken(pool.cost_bound, pool.fallback_cost_bound)
     assert reward is not None  # pools have both
-    assert bound is not None
+    assert cost_bound is not None
     return Outcome(
         served=served,
         num_draws=num_draws,
         num_tokens=np.where(drawn, num_tokens, 0.0).sum(axis=1),
         reward=reward,
-        cost_bound=bound,
+        cost_bound=cost_bound,
         judged_reward=taken(pool.judged_reward, pool.fallback_judged_reward),
         judged_cost=taken(pool.judged_cost, pool.fallback_judged_cost),
+        rater_bound=taken(pool.rater_bound, pool.fallback_rater_bound),
+        judged_by_rater=taken(pool.judged_by_rater, pool.fallback_judged_by_rater),
     )

@@ -10,9 +10,9 @@ import numpy as np
 
 from tailguard.data import Prompt
 from tailguard.scorers.doubt import error_doubt
-from tailguard.scorers.pessimism import pessimistic, spread
+from tailguard.scorers.pessimism import pessimistic, pessimistic_to_raters, spread
+from tailguard.scorers.readings import Reading, read_answers
 from tailguard.scorers.scorer import Scorer
-from tailguard.scorers.shift import score_with_shift
 
 SCORE_UNAVAILABLE = "score unavailable"
 """Reason of an abstention where a scorer or the model gave no finite number."""
@@ -49,12 +49,14 @@ class Scored:
         bound: mean + κ·spread; +inf where there is no score.
         doubt: `error_doubt` of the verdict in bits; None where there is no score.
         shift: how unlike the answers that the scorer was fitted on; NaN where unknown.
+        rater_bounds: mean + κ·spread to each rater; none where the scorer knows none.
     """
 
     summary: ScoreSummary | None
     bound: float
     doubt: float | None = None
     shift: float = math.nan
+    rater_bounds: tuple[float, ...] = ()
 
 
 def score_closed(
@@ -66,45 +68,58 @@ def score_closed(
     """Summary and upper bound of each answer; +inf where there is no finite score.
 
     Raises:
-        InputError: a single member with pessimism > 0. It is raised outside `_members_closed`,
+        InputError: a single member with pessimism > 0. It is raised outside `_readings_closed`,
             which would take it for a failing scorer and abstain on every prompt without a word.
     """
     return [
-        Scored(None, math.inf)
-        if found is None
-        else Scored(
-            _summary(found[0]),
-            float(pessimistic(found[0][None], pessimism)[0]),
-            float(error_doubt(found[0][None])[0]),
-            found[1],
-        )
-        for found in _members_closed(scorer, prompts, responses)
+        Scored(None, math.inf) if found is None else _scored(found, pessimism)
+        for found in _readings_closed(scorer, prompts, responses)
     ]
 
 
-def _members_closed(
+def _scored(found: Reading, pessimism: float) -> Scored:
+    """Of one answer's reading."""
+    by_rater = found.by_rater
+    return Scored(
+        _summary(found.scores[0]),
+        float(pessimistic(found.scores, pessimism)[0]),
+        float(error_doubt(found.scores)[0]),
+        float(found.shift[0]),
+        () if by_rater is None else tuple(pessimistic_to_raters(by_rater, pessimism)[0].tolist()),
+    )
+
+
+def _readings_closed(
     scorer: Scorer | None, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> list[tuple[np.ndarray, float] | None]:
-    """Members' scores and shift of each answer, None where the scores are not all finite.
+) -> list[Reading | None]:
+    """The reading of each answer, None where its scores are not all finite.
 
     If the whole batch fails, each answer is tried alone, so that one does not take the others down.
     """
     if scorer is None or len(prompts) == 0:
         return [None] * len(prompts)
     try:
-        scores, shift = score_with_shift(scorer, prompts, responses)
-        scores, shift = (np.asarray(part, dtype=np.float64) for part in (scores, shift))
+        found = read_answers(scorer, prompts, responses)
+        scores, shift = (np.asarray(part, dtype=np.float64) for part in (found.scores, found.shift))
+        by_rater = None if found.by_rater is None else np.asarray(found.by_rater, dtype=np.float64)
     except SCORER_FAILURES:
         if len(prompts) == 1:
             return [None]
         pairs = zip(prompts, responses, strict=True)
-        return [_members_closed(scorer, [p], [r])[0] for p, r in pairs]
+        return [_readings_closed(scorer, [p], [r])[0] for p, r in pairs]
     rows = (len(prompts),)
     if scores.ndim != 2 or scores.shape[:1] != rows or scores.shape[1] < 1 or shift.shape != rows:
         return [None] * len(prompts)
+    sound = np.asarray(np.isfinite(scores).all(axis=1))
+    if by_rater is not None:
+        if by_rater.ndim != 3 or by_rater.shape[:1] != rows:
+            return [None] * len(prompts)
+        sound = sound & np.isfinite(by_rater).all(axis=(1, 2))
     return [
-        (members, float(far)) if np.isfinite(members).all() else None
-        for members, far in zip(scores, shift, strict=True)
+        Reading(scores[[i]], shift[[i]], None if by_rater is None else by_rater[[i]])
+        if sound[i]
+        else None
+        for i in range(len(prompts))
     ]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tailguard.artifacts import Json, read_json, write_json
 from tailguard.decoding.decoder import Decoder, DrawSetting, profile_of
-from tailguard.decoding.dial import Dial, DialCertificate, DialEntry
+from tailguard.decoding.dial import Dial, DialCertificate, DialEntry, describe_raters_limit
 from tailguard.decoding.drawing import Scorers
 from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.rule import DrawPrior, Rule
@@ -22,9 +22,9 @@ from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError, first_line
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.pipeline.process_heads import HEADS_NAME, hash_of, read_heads
-from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.dial import DialTable, RatersLimit
 from tailguard.risk import RiskLimit
-from tailguard.risk.spelling import describe_limit, limit_from_json, limit_to_json
+from tailguard.risk.spelling import limit_from_json, limit_to_json
 from tailguard.values import ProcessHeads
 
 DIAL_NAME = "dial.json"
@@ -43,14 +43,14 @@ class DialFile:
         setting: how draws are sampled.
         pessimism: κ of u(y).
         largest_shift: beyond which an answer is not served.
-        profiles: limits that are shown.
+        profiles: limits that are shown, and whose.
     """
 
     dial: Dial
     members: tuple[str, ...]
     setting: DrawSetting
     pessimism: float
-    profiles: tuple[RiskLimit, ...]
+    profiles: tuple[RatersLimit, ...]
     largest_shift: float = math.inf
 
     def write(self, directory: Path) -> None:
@@ -69,7 +69,10 @@ class DialFile:
                 "pessimism": self.pessimism,
                 # JSON has no infinity.
                 "largest_shift": self.largest_shift if math.isfinite(self.largest_shift) else None,
-                "profiles": [limit_to_json(limit) for limit in self.profiles],
+                "profiles": [_asked_to_json(asked) for asked in self.profiles],
+                "floors": [_asked_to_json(asked) for asked in dial.floors],
+                "raters": list(dial.raters),
+                "scored_raters": list(dial.scored_raters),
                 "entries": [asdict(entry) for entry in dial.entries],
                 "default": limit_to_json(dial.default),
                 "token_price": dial.token_price,
@@ -105,7 +108,7 @@ class DialFile:
                 outlook = Outlook.from_json(heads, threshold, lines)
             dial = Dial(
                 entries=tuple(_entry(entry) for entry in content["entries"]),
-                table=DialTable.from_arrays(table),
+                table=DialTable.from_arrays(table, content["raters"]),
                 default=_limit(content["default"]),
                 token_price=float(content["token_price"]),
                 certificates=tuple(_certificate(found) for found in content["certificates"]),
@@ -114,13 +117,15 @@ class DialFile:
                 measured_by=str(content["measured_by"]),
                 worth=AnswerWorth(threshold, SplineRidge(**judged) if judged else None),
                 outlook=outlook,
+                floors=tuple(map(_asked, content["floors"])),
+                scored_raters=tuple(content["scored_raters"]),
             )
             return cls(
                 dial,
                 tuple(content["members"]),
                 DrawSetting(**content["setting"]),
                 float(content["pessimism"]),
-                tuple(_limit(limit) for limit in content["profiles"]),
+                tuple(map(_asked, content["profiles"])),
                 math.inf if content["largest_shift"] is None else float(content["largest_shift"]),
             )
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -182,10 +187,11 @@ def described_profiles(file: DialFile) -> list[dict[str, Json]]:
     """The default and the shown limits, with what each gets, as JSON."""
     dial = file.dial
     rows: list[dict[str, Json]] = []
-    for limit in dict.fromkeys([dial.default, *file.profiles]):
-        profile = profile_of(dial, limit, file.setting)
+    shown = [RatersLimit(dial.default), *file.profiles]
+    for asked in [each for k, each in enumerate(shown) if each not in shown[:k]]:
+        profile = profile_of(dial, asked.limit, file.setting, asked.raters)
         weights = dict(zip(file.members, profile.answer.entry.point, strict=True))
-        row = profile.to_dict() | {"asked": describe_limit(limit), "weights": weights}
+        row = profile.to_dict() | {"asked": describe_raters_limit(asked), "weights": weights}
         rows.append(row | {"measured_by": dial.measured_by})
     return rows
 
@@ -204,7 +210,11 @@ def described_frontier(file: DialFile, num: int = 12) -> list[dict[str, Json]]:
         for budget in np.linspace(float(high.min()), max(loosest, float(high.min())), num):
             limit = RiskLimit(dial.default.measure, float(budget) + 1e-9)
             found = table.look_up(
-                limit, token_price=price, margin=dial.margin, largest_kl=dial.largest_kl
+                limit,
+                token_price=price,
+                margin=dial.margin,
+                largest_kl=dial.largest_kl,
+                floors=dial.floors,
             )
             rows.append(
                 {
@@ -219,13 +229,17 @@ def described_frontier(file: DialFile, num: int = 12) -> list[dict[str, Json]]:
     return rows
 
 
-def dial_names(profiles: Sequence[RiskLimit]) -> list[str]:
+def dial_names(profiles: Sequence[RatersLimit]) -> list[str]:
     """Names of the dial's shown limits in tables: the shortest form in which all differ."""
     for digits in range(2, 12):
-        names = [f"dial ≤{limit.budget:.{digits}f}" for limit in profiles]
+        names = [f"dial{_whose(p)} ≤{p.limit.budget:.{digits}f}" for p in profiles]
         if len(set(names)) == len(names):
             return names
     return [f"dial {number + 1}" for number in range(len(profiles))]
+
+
+def _whose(asked: RatersLimit) -> str:
+    return "" if asked.raters is None else f" {asked.raters}"
 
 
 def _entry(content: dict[str, Json]) -> DialEntry:
@@ -238,13 +252,33 @@ def _entry(content: dict[str, Json]) -> DialEntry:
         prior=prior,
     )
     point = tuple(map(float, content["point"]))
-    return DialEntry(point, made, float(content["withheld"]), float(content["penalty"]))
+    withheld, penalty = float(content["withheld"]), float(content["penalty"])
+    return DialEntry(point, made, withheld, penalty, str(content["admission"]))
 
 
 def _certificate(content: dict[str, Json]) -> DialCertificate:
-    numbers = {k: float(content[k]) for k in ("scorer_bound", "judge_bound", "confidence")}
-    whole = {k: int(content[k]) for k in ("entry", "num_prompts")}
-    return DialCertificate(limit=_limit(content["limit"]), **numbers, **whole)
+    def bounds(name: str) -> dict[str, float]:
+        return {rater: float(bound) for rater, bound in content[name].items()}
+
+    return DialCertificate(
+        int(content["entry"]),
+        _limit(content["limit"]),
+        scorer_bound=float(content["scorer_bound"]),
+        judge_bound=float(content["judge_bound"]),
+        confidence=float(content["confidence"]),
+        num_prompts=int(content["num_prompts"]),
+        raters=content["raters"],
+        scorer_rater_bounds=bounds("scorer_rater_bounds"),
+        judge_rater_bounds=bounds("judge_rater_bounds"),
+    )
+
+
+def _asked_to_json(asked: RatersLimit) -> dict[str, Json]:
+    return {"limit": limit_to_json(asked.limit), "raters": asked.raters}
+
+
+def _asked(content: Json) -> RatersLimit:
+    return RatersLimit(_limit(content["limit"]), content["raters"])
 
 
 def _limit(content: Json) -> RiskLimit:

@@ -14,7 +14,7 @@ the one whose error is most in its favour, so without the margin every second bu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tailguard.errors import InputError
+from tailguard.portfolio.rater_tails import RatersAsked, RaterTails, rater_weights
 from tailguard.risk import RiskLimit, RiskMeasure
 
 _FEWEST_IN_TAIL = 10  # prompts: α below 10/n is decided by a handful of them
@@ -29,6 +30,7 @@ _KEPT = 64  # measures whose risks are remembered
 _CHUNK = 64  # entries whose risk is taken at once
 _ROUNDING = 1e-12  # within which an atom's edge is recognised
 _HINGES = 48  # thresholds at which entries are compared
+_RATER_HINGES = 16  # the same, to each rater
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,12 @@ class DialChoice:
 
     Attributes:
         entry: number of the entry.
-        feasible: whether its risk, with the margin, is within the budget; else it is the entry of
-            the smallest risk with the margin.
+        feasible: whether its risk, with the margin, is within the budget, and within every limit that
+            is set for all; else it is the entry of the smallest risk with the margin.
         risk: as measured.
         error: its standard error, over prompts.
         value: reward − kl_coef·KL − token_price·tokens.
+        rater: where the limit holds for each rater, the one whose risk is the largest.
     """
 
     entry: int
@@ -49,6 +52,20 @@ class DialChoice:
     risk: float
     error: float
     value: float
+    rater: str | None = None
+
+
+@dataclass(frozen=True)
+class RatersLimit:
+    """A limit on risk, and whose.
+
+    Attributes:
+        limit: measure and budget.
+        raters: whose tail it is about; None for the population's.
+    """
+
+    limit: RiskLimit
+    raters: RatersAsked = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +78,7 @@ class DialTable:
         kl: from the reference policy, per prompt in nats.
         tokens: generated per answer, discarded draws included.
         kl_coef: β, price of a nat in units of reward.
+        tails: laws of cost by rater; None where whoever measured knows none.
 
     Raises:
         InputError: shapes that do not fit, or a number that is not finite.
@@ -71,6 +89,7 @@ class DialTable:
     kl: Float[np.ndarray, " entries"]
     tokens: Float[np.ndarray, " entries"]
     kl_coef: float = 0.0
+    tails: RaterTails | None = None
     _risks: dict[RiskMeasure, tuple[np.ndarray, np.ndarray]] = field(
         default_factory=lambda: {}, init=False, repr=False
     )
@@ -85,6 +104,8 @@ class DialTable:
                 raise InputError(f"{name}: shape {array.shape}; must be {self.cost.shape[:1]}")
             if not np.isfinite(array).all():
                 raise InputError(f"{name}: NaN or infinite; every answer needs a score")
+        if self.tails is not None and len(self.tails.mass) != len(self.cost):
+            raise InputError(f"tails: of {len(self.tails.mass)} entries; must be {len(self.cost)}")
 
     @property
     def num_entries(self) -> int:
@@ -103,6 +124,8 @@ class DialTable:
         token_price: float = 0.0,
         margin: float = 2.0,
         largest_kl: float = math.inf,
+        raters: RatersAsked = None,
+        floors: Sequence[RatersLimit] = (),
     ) -> DialChoice:
         """The best entry for a limit on risk.
 
@@ -111,10 +134,12 @@ class DialTable:
             token_price: what a token costs, in units of reward.
             margin: standard errors by which the risk must be below the budget.
             largest_kl: of an entry that may be chosen, in nats.
+            raters: whose risk the limit is on; by default the population's.
+            floors: limits that every choice keeps, whatever is asked.
 
         Raises:
             InputError: a tail mass below `smallest_tail_mass`, costs above what the measure was
-                declared for, or no entry within ``largest_kl``.
+                declared for, no entry within ``largest_kl``, or raters that the table does not know.
         """
         allowed = np.flatnonzero(self.kl <= largest_kl)
         if allowed.size == 0:
@@ -122,17 +147,53 @@ class DialTable:
                 f"largest_kl: {largest_kl:g}; the nearest entry is at {self.kl.min():g}"
             )
         value = self.reward - self.kl_coef * self.kl - token_price * self.tokens
-        risk, error = self.risks(limit.measure)
-        # Safe sums: entries whose error is unknown (one prompt) have an infinite one.
-        high = risk + margin * error if margin else risk
+        keeping = allowed[self.keeps(floors, margin)[allowed]]
+        # Where none keeps what is set for all, the strictest of those that cannot is named.
+        allowed = keeping if keeping.size else allowed
+        risk, error = self.rater_risks(limit.measure, raters)
+        high, worst = _highest(risk, error, margin)
         meeting = allowed[high[allowed] <= limit.budget]
-        feasible = meeting.size > 0
+        feasible = keeping.size > 0 and meeting.size > 0
         entry = int(
-            meeting[value[meeting].argmax()] if feasible else allowed[high[allowed].argmin()]
+            meeting[value[meeting].argmax()] if meeting.size else allowed[high[allowed].argmin()]
         )
+        place = entry, int(worst[entry])
+        named = self.tails.raters[place[1]] if self.tails and risk.shape[1] > 1 else None
         return DialChoice(
-            entry, feasible, float(risk[entry]), float(error[entry]), float(value[entry])
+            entry, feasible, float(risk[place]), float(error[place]), float(value[entry]), named
         )
+
+    def keeps(
+        self, floors: Sequence[RatersLimit], margin: float = 2.0
+    ) -> Bool[np.ndarray, " entries"]:
+        """Which entries are measured to keep every one of some limits; errors as `look_up`'s."""
+        kept = np.ones(self.num_entries, dtype=bool)
+        for floor in floors:
+            risks = self.rater_risks(floor.limit.measure, floor.raters)
+            kept &= _highest(*risks, margin)[0] <= floor.limit.budget
+        return kept
+
+    def rater_risks(
+        self, measure: RiskMeasure, raters: RatersAsked
+    ) -> tuple[Float[np.ndarray, "entries limits"], Float[np.ndarray, "entries limits"]]:
+        """Risk of each entry and its standard error, as the raters that are asked for have it.
+
+        One column for the population or for weighted raters, and one for each rater where the limit
+        holds for each.
+
+        Raises:
+            InputError: as `look_up`.
+        """
+        if raters is None:
+            risk, error = self.risks(measure)
+            return risk[:, None], error[:, None]
+        self._require_measurable(measure)
+        weights = rater_weights(raters, () if self.tails is None else self.tails.raters)
+        assert self.tails is not None  # `rater_weights` refuses raters where none are known
+        if weights is None:
+            return self.tails.each(measure)
+        risk, error = self.tails.mixed(measure, weights)
+        return risk[:, None], error[:, None]
 
     def risks(
         self, measure: RiskMeasure
@@ -142,12 +203,7 @@ class DialTable:
         Raises:
             InputError: as `look_up`.
         """
-        if measure.smallest_tail < self.smallest_tail_mass * (1 - 1e-9):
-            raise InputError(
-                f"tail_mass: {measure.smallest_tail:g}; on {self.cost.shape[1]} calibration prompts"
-                f" no tail below {self.smallest_tail_mass:.2g} is measured"
-            )
-        measure.require_costs(self.cost)
+        self._require_measurable(measure)
         if measure not in self._risks:
             if len(self._risks) >= _KEPT:
                 self._risks.pop(next(iter(self._risks)))
@@ -161,6 +217,16 @@ class DialTable:
                 risk, error = (np.concatenate(part) for part in zip(*parts, strict=True))
             self._risks[measure] = risk, error
         return self._risks[measure]
+
+    def _require_measurable(self, measure: RiskMeasure) -> None:
+        if measure.smallest_tail < self.smallest_tail_mass * (1 - 1e-9):
+            raise InputError(
+                f"tail_mass: {measure.smallest_tail:g}; on {self.cost.shape[1]} calibration prompts"
+                f" no tail below {self.smallest_tail_mass:.2g} is measured"
+            )
+        measure.require_costs(self.cost)
+        if self.tails is not None:
+            measure.require_costs(self.tails.knots)
 
     @cached_property
     def _worst_first(self) -> Float[np.ndarray, "entries costs"]:
@@ -218,12 +284,19 @@ class DialTable:
         """Entries that some limit could want.
 
         Of the others there is one with more reward, fewer tokens and nats, and a smaller E(C − ν)₊
-        at every ν at once, which makes every convex risk smaller.
+        at every ν at once, which makes every convex risk smaller, and to each rater too.
         """
         flat = self.cost.reshape(self.num_entries, -1)
         grid = np.quantile(flat, np.linspace(0.0, 1.0, _HINGES))
         # The mean goes first, as E(C − ν)₊ far below all costs would.
         hinges = [flat.mean(axis=1), *(np.maximum(flat - nu, 0.0).mean(axis=1) for nu in grid)]
+        if self.tails is not None:
+            steps = np.linspace(0, len(self.tails.knots) - 1, _RATER_HINGES).astype(int)
+            by_rater = self.tails.hinges[:, :, np.unique(steps)]
+            hinges += [
+                *by_rater.reshape(self.num_entries, -1).T,
+                *(self.tails.mass @ self.tails.knots).T,
+            ]
         figures = np.stack([-self.reward, self.tokens, self.kl, *hinges], axis=1)
         keep = np.ones(self.num_entries, dtype=bool)
         for entry in range(self.num_entries):
@@ -241,11 +314,15 @@ class DialTable:
             self.kl[entries],
             self.tokens[entries],
             self.kl_coef,
+            None if self.tails is None else self.tails.take(entries),
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As arrays, float32 costs; `from_arrays` reads them back."""
-        return {
+        tails: dict[str, np.ndarray] = {}
+        if self.tails is not None:
+            tails = {"knots": self.tails.knots, "mass": self.tails.mass.astype(np.float32)}
+        return tails | {
             "cost": self.cost.astype(np.float32),
             "reward": self.reward,
             "kl": self.kl,
@@ -254,8 +331,8 @@ class DialTable:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DialTable:
-        """What `to_arrays` gave.
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], raters: Sequence[str] = ()) -> DialTable:
+        """What `to_arrays` gave; the names of raters are kept elsewhere.
 
         Raises:
             InputError: an array is missing, or as the class.
@@ -263,6 +340,19 @@ class DialTable:
         try:
             names = ("cost", "reward", "kl", "tokens")
             exact = [np.asarray(arrays[name], dtype=np.float64) for name in names]
-            return cls(*exact, kl_coef=float(arrays["kl_coef"][0]))
+            tails = None
+            if raters:
+                knots, mass = (arrays[k].astype(np.float64) for k in ("knots", "mass"))
+                tails = RaterTails(tuple(raters), knots, mass, exact[0].shape[1])
+            return cls(*exact, kl_coef=float(arrays["kl_coef"][0]), tails=tails)
         except (KeyError, IndexError) as error:
             raise InputError(f"dial: no array {error}") from None
+
+
+def _highest(
+    risk: np.ndarray, error: np.ndarray, margin: float
+) -> tuple[Float[np.ndarray, " entries"], np.ndarray]:
+    """The largest of each row's risks with the margin, and its place."""
+    # Safe sums: entries whose error is unknown (one prompt) have an infinite one.
+    high = risk + margin * error if margin else risk
+    return high.max(axis=1), high.argmax(axis=1)

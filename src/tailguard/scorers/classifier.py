@@ -21,7 +21,7 @@ from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
 from tailguard.models.library import LanguageModel, Tokenizer, score_layer, special_token_id
 from tailguard.scorers.encoding import EncodedRow, ScorerEncoding
-from tailguard.scorers.readings import worst_reading
+from tailguard.scorers.readings import Reading, worst_reading
 from tailguard.scorers.scorer import require_finite
 from tailguard.scorers.shift import ShiftModel
 
@@ -94,35 +94,19 @@ class SequenceClassificationScorer:
             InputError: different numbers of prompts and responses.
             ScoreError: a score that is not finite.
         """
-        return self.score_with_shift(prompts, responses)[0]
+        return self.read(prompts, responses).scores
 
-    def score_with_shift(
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Reading:
+        """Scores as `score`, and the shift of the farthest window; errors as `score`'s."""
+        return self.read_with_topic(prompts, responses)[0]
+
+    def read_with_topic(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores as `score`, and `ShiftModel.distance` of the farthest window [n]; NaN if unknown.
+    ) -> tuple[Reading, np.ndarray | None]:
+        """As `read`, and the mean of the embeddings of an answer's first window [n, hidden].
 
-        Raises:
-            InputError: as `score`.
-            ScoreError: as `score`.
+        None for a model without heads: only an ensemble of ours tells what a text is about.
         """
-        return self._read(prompts, responses)[:2]
-
-    def score_with_topic(
-        self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores as `score`, and the mean of the embeddings of an answer's first window [n, hidden].
-
-        Errors as `score`'s; an `InputError` for a model without heads.
-        """
-        scores, _, topic = self._read(prompts, responses)
-        if topic is None:
-            raise InputError("heads: none; only an ensemble of ours tells what a text is about")
-        return scores, topic
-
-    def _read(
-        self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Scores, shift, and with heads what the texts are about, from one pass."""
         windows = self._encoding.windows(prompts, responses)
         rows = [row for parts in windows for row in parts]
         distance, topic = np.full(len(rows), np.nan), None
@@ -139,7 +123,7 @@ class SequenceClassificationScorer:
             logits = self._run(rows, self._logits, (int(self.model.config.num_labels),))
             scores = _read_output(logits, self.output, self.model.config)
         farthest = np.maximum.reduceat(distance, firsts) if counts else distance
-        return require_finite(self._per_answer(scores, counts)), farthest, topic
+        return Reading(require_finite(self._per_answer(scores, counts)), farthest), topic
 
     def features(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """The pooled hidden state before ``model.score``, float64 [n, hidden], as in `pool_last`.

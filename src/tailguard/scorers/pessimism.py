@@ -20,8 +20,8 @@ from torch import Tensor
 from tailguard.data import Prompt
 from tailguard.errors import InputError
 from tailguard.scorers.doubt import error_doubt
+from tailguard.scorers.readings import per_rater, raters_of, read_answers
 from tailguard.scorers.scorer import Scorer, require_finite, require_members
-from tailguard.scorers.shift import score_with_shift
 
 
 def require_pessimism(pessimism: float) -> None:
@@ -76,6 +76,14 @@ def pessimistic(
     return average + pessimism * _known_spread(members, pessimism)
 
 
+def pessimistic_to_raters(
+    by_rater: Float[np.ndarray, "n members raters"], pessimism: float
+) -> Float[np.ndarray, "n raters"]:
+    """The same to each rater; errors as `pessimistic`."""
+    num, _, raters = by_rater.shape
+    return pessimistic(per_rater(by_rater), pessimism).reshape(num, raters)
+
+
 @overload
 def _known_spread(members: np.ndarray, pessimism: float) -> np.ndarray: ...
 @overload
@@ -126,10 +134,17 @@ class PessimisticCost:
         require_finite(members, "cost")
         return np.minimum(pessimistic(members, self.pessimism), self.bound)
 
+    def combine_raters(
+        self, by_rater: Float[np.ndarray, "n members raters"]
+    ) -> Float[np.ndarray, "n raters"]:
+        """The same to each rater."""
+        require_finite(by_rater, "cost by rater")
+        return np.minimum(pessimistic_to_raters(by_rater, self.pessimism), self.bound)
+
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of n answers; every field float64 [n].
+    """Scores of n answers; every field float64 [n] unless said otherwise.
 
     Attributes:
         reward: mean of the reward ensemble.
@@ -138,7 +153,8 @@ class Scores:
         cost_mean: mean of the cost ensemble.
         cost_std: its spread; NaN for a single member.
         cost_doubt: `error_doubt` of its verdict, in bits.
-        shift: how unlike the answers that it was fitted on, as `score_with_shift`; NaN if unknown.
+        shift: how unlike the answers that it was fitted on, as `Reading.shift`; NaN if unknown.
+        by_rater: the cost ensemble to each rater [n, members, raters]; None where it knows none.
     """
 
     reward: Float[np.ndarray, " n"]
@@ -148,6 +164,7 @@ class Scores:
     cost_std: Float[np.ndarray, " n"]
     cost_doubt: Float[np.ndarray, " n"]
     shift: Float[np.ndarray, " n"]
+    by_rater: Float[np.ndarray, "n members raters"] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,11 @@ class ScorerPair:
 
     reward: Scorer
     cost: PessimisticCost
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """Those that the cost scorer tells apart."""
+        return raters_of(self.cost.scorer)
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scores:
         """Score answers.
@@ -166,8 +188,8 @@ class ScorerPair:
         """
         # Checked before means are taken, because a NaN member would hide in none of them.
         reward = require_members(self.reward.score(prompts, responses), "reward")
-        scores, shift = score_with_shift(self.cost.scorer, prompts, responses)
-        cost = require_members(scores, "cost")
+        found = read_answers(self.cost.scorer, prompts, responses)
+        cost = require_members(found.scores, "cost")
         return Scores(
             reward=reward.mean(axis=1),
             reward_std=spread(reward),
@@ -175,5 +197,6 @@ class ScorerPair:
             cost_mean=cost.mean(axis=1),
             cost_std=spread(cost),
             cost_doubt=error_doubt(cost),
-            shift=shift,
+            shift=found.shift,
+            by_rater=found.by_rater,
         )

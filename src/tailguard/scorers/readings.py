@@ -1,4 +1,4 @@
-"""An answer read more than once: with its prompt and without, or window by window.
+"""What one reading of an answer tells, and answers read more than once: with their prompt and without.
 
 Whoever asks also writes the prompt, and a few words there can change what a scorer that reads pairs
 says of the answer. So a cost is read a second time with the prompt withheld, which no prompt can
@@ -7,15 +7,55 @@ influence, and the worse of the two readings counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from tailguard.data import Prompt
 from tailguard.scorers.scorer import WITHHELD, Scorer
-from tailguard.scorers.shift import score_with_shift
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a scorer tells of n answers from one pass.
+
+    Attributes:
+        scores: what `Scorer.score` gives, [n, members].
+        shift: how unlike the fitted answers each answer is (`ShiftModel.distance`), [n]; NaN where
+            the scorer does not tell: a given one, a function, an endpoint.
+        by_rater: the scores to each rater, [n, members, raters]; None where the scorer knows none.
+    """
+
+    scores: np.ndarray
+    shift: np.ndarray
+    by_rater: np.ndarray | None = None
+
+
+@runtime_checkable
+class _Reads(Protocol):
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Reading: ...
+
+
+def read_answers(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> Reading:
+    """All that a scorer tells of answers, from one reading."""
+    if isinstance(scorer, _Reads):
+        return scorer.read(prompts, responses)
+    return Reading(np.asarray(scorer.score(prompts, responses)), np.full(len(responses), math.nan))
+
+
+@runtime_checkable
+class _KnowsRaters(Protocol):
+    @property
+    def raters(self) -> tuple[str, ...]: ...
+
+
+def raters_of(scorer: object) -> tuple[str, ...]:
+    """Groups of people, or kinds of harm, that a scorer tells apart; none where it does not."""
+    return scorer.raters if isinstance(scorer, _KnowsRaters) else ()
 
 
 def worst_reading(
@@ -50,19 +90,34 @@ class WorseReading:
 
     scorer: Scorer
 
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """Those that the scorer tells apart."""
+        return raters_of(self.scorer)
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """`worst_reading` of both, float64 [n, members]; errors are the scorer's own."""
-        return self.score_with_shift(prompts, responses)[0]
+        return self.read(prompts, responses).scores
 
-    def score_with_shift(
-        self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same, and the shift of the reading with the prompt [n]; see `score_with_shift`."""
-        shown, shift = score_with_shift(self.scorer, prompts, responses)
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Reading:
+        """The same, also to each rater, and the shift of the reading with the prompt."""
+        shown = read_answers(self.scorer, prompts, responses)
         # Refusals repeat, and without its prompt the same text has the same score.
         distinct = list(dict.fromkeys(responses))
-        alone = np.asarray(self.scorer.score([WITHHELD] * len(distinct), distinct))
-        if shown.ndim != 2 or alone.shape != (len(distinct), *shown.shape[1:]):
-            return shown, shift  # broken promises are for the reader of scores to name
+        alone = read_answers(self.scorer, [WITHHELD] * len(distinct), distinct)
+        if shown.scores.ndim != 2 or alone.scores.shape != (len(distinct), *shown.scores.shape[1:]):
+            return shown  # broken promises are for the reader of scores to name
         place = {text: row for row, text in enumerate(distinct)}
-        return worst_reading([shown, alone[[place[text] for text in responses]]]), shift
+        rows = [place[text] for text in responses]
+        by_rater = shown.by_rater
+        if by_rater is not None and alone.by_rater is not None:
+            # To each rater apart: the worse reading to one need not be that to another.
+            flat = [per_rater(each) for each in (by_rater, alone.by_rater[rows])]
+            shape = (len(responses), by_rater.shape[2], by_rater.shape[1])
+            by_rater = worst_reading(flat).reshape(shape).swapaxes(1, 2)
+        return Reading(worst_reading([shown.scores, alone.scores[rows]]), shown.shift, by_rater)
+
+
+def per_rater(scores: np.ndarray) -> np.ndarray:
+    """[n, members, raters] as [n·raters, members]."""
+    return scores.swapaxes(1, 2).reshape(-1, scores.shape[1])

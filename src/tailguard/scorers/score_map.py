@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from tailguard.data import Prompt
 from tailguard.errors import InputError
+from tailguard.scorers.readings import Reading, read_answers
 from tailguard.scorers.scorer import Scorer
-from tailguard.scorers.shift import score_with_shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +83,7 @@ class MappedScorer:
         """Scores in the map's units, float64 [n, members]."""
         return self.score_map(self.scorer.score(prompts, responses))
 
-    def score_with_shift(
-        self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same, and the scorer's own shift [n]; see `score_with_shift`."""
-        scores, shift = score_with_shift(self.scorer, prompts, responses)
-        return self.score_map(scores), shift
+    def read(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Reading:
+        """The same, and the scorer's own shift."""
+        found = read_answers(self.scorer, prompts, responses)
+        return Reading(self.score_map(found.scores), found.shift)

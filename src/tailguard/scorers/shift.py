@@ -14,16 +14,13 @@ lengths would pass for shift: the distance is held against what is usual at its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tailguard.data import Prompt
 from tailguard.errors import InputError, ScoreError
-from tailguard.scorers.scorer import Scorer
 
 _LEAST_DEVIATION = 1e-6  # of a feature that never varied
 FEWEST_FOR_SHIFT = 40
@@ -184,27 +181,6 @@ def shrunk_covariance(
     noise = (fourth - num * float((covariance**2).sum())) / num**2
     weight = min(max(noise / distance, 0.0), 1.0) if distance > 0.0 else 1.0
     return (1.0 - weight) * covariance + weight * target
-
-
-@runtime_checkable
-class _ReadsShift(Protocol):
-    def score_with_shift(
-        self, prompts: Sequence[Prompt], responses: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-def score_with_shift(
-    scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, and how unlike the fitted answers each answer is, from one reading.
-
-    Returns:
-        What `Scorer.score` gives, and `ShiftModel.distance` [n]; NaN where the scorer does not tell:
-        a given one, a function, an endpoint.
-    """
-    if isinstance(scorer, _ReadsShift):
-        return scorer.score_with_shift(prompts, responses)
-    return np.asarray(scorer.score(prompts, responses)), np.full(len(responses), math.nan)
 
 
 def shift_limit(shift: Float[np.ndarray, "prompts draws"], rate: float) -> float:

@@ -76,6 +76,7 @@ class Options(BaseModel):
         max_draws: the most answers that one is chosen from.
         token_price: price of one token, in units of reward.
         certified: serve only what a judge's certificate covers.
+        raters: whose risk: weights by group, a group's name, or "worst" for each.
         weight: κ of mean-CVaR.
         theta: θ of the entropic risk.
     """
@@ -90,6 +91,7 @@ class Options(BaseModel):
     budget: float | None = None
     max_draws: Count | None = None
     certified: bool | None = None
+    raters: dict[str, float] | str | None = None
     token_price: Annotated[float, Field(ge=0)] | None = None
     weight: Annotated[float, Field(ge=0, le=1)] | None = None
     theta: Annotated[float, Field(gt=0)] | None = None
@@ -250,9 +252,10 @@ class ChatRequest(BaseModel):
             "seed": seed % _NUM_SEEDS,
         }
         optional: dict[str, tuple[str, object]] = {
-            "token_price": ("tailguard.token_price", options.token_price or None),
+            "token_price": ("tailguard.token_price", options.token_price),
             "max_draws": ("tailguard.max_draws", options.max_draws),
             "certified": ("tailguard.certified", options.certified or None),
+            "raters": ("tailguard.raters", options.raters),
             "temperature": ("temperature", self._changed(decoder, "temperature")),
             "top_p": ("top_p", self._changed(decoder, "top_p")),
             "max_new_tokens": ("max_tokens", self._shorter(decoder)),

@@ -13,7 +13,7 @@ from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table, risk_
 from tailguard.decoding.rule import DrawPrior, Rule, fit_prior, simulate
 from tailguard.decoding.worth import SCORERS_WORD, AnswerScores, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.dial import DialTable, RatersLimit
 from tailguard.risk import CVaR, Mean, RiskLimit, risk_upper_bound
 
 PRIOR = DrawPrior(0.0, 1.0, 1.0, 1.0, 1.0, 10.0)
@@ -86,9 +86,9 @@ def test_certified_serves_only_what_is_covered():
 
 def test_after_the_first_that_fails_nothing_is_covered():
     measured = dial([certificate(0, judge=5.0), certificate(1, judge=0.1, scorer=0.1)])
-    assert measured.covered(RiskLimit(TAIL, 1.0), "judge") == []
-    assert measured.covered(RiskLimit(TAIL, 9.0), "judge") == [0, 1]
-    assert measured.covered(RiskLimit(TAIL, 1.0), "scorer") == []
+    assert measured.covered(RatersLimit(RiskLimit(TAIL, 1.0)), "judge") == []
+    assert measured.covered(RatersLimit(RiskLimit(TAIL, 9.0)), "judge") == [0, 1]
+    assert measured.covered(RatersLimit(RiskLimit(TAIL, 1.0)), "scorer") == []
 
 
 def test_false_certificates_are_as_rare_as_they_say():
@@ -106,7 +106,7 @@ def test_false_certificates_are_as_rare_as_they_say():
                 cost, TAIL, width / 2, lower=0.0, upper=2.0, confidence=confidence
             )
             found.append(certificate(entry, judge=bound))
-        covered = dial(found).covered(asked, "judge")
+        covered = dial(found).covered(RatersLimit(asked), "judge")
         broken += any(0.75 * widths[entry] > 1.0 for entry in covered)
     assert broken / repetitions <= 1 - confidence + 3 * math.sqrt(0.09 / repetitions)
 

@@ -15,9 +15,10 @@ from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.engines import SamplingLaw
 from tailguard.engines.draws import StartedPrompts
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.dial import DialTable, RatersLimit
 from tailguard.risk import CVaR, Mean, RiskLimit
 from tailguard.scorers.doubt import error_doubt
+from tailguard.scorers.readings import Reading
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6", "w7 w8 w9 w2"]
 PRIOR = DrawPrior(0.0, 0.5, 0.5, 1.0, 1.0, 5.0)
@@ -121,9 +122,10 @@ def test_without_scores_nothing_is_served(soup, kind, fault):
 class Foreign(Counting):
     """Finds answers to some prompts unlike what it was fitted on; of others it tells no shift."""
 
-    def score_with_shift(self, prompts, responses):
+    def read(self, prompts, responses):
         told = {"w4": 3.5, "w5 w6": math.nan}
-        return self.score(prompts, responses), np.array([told.get(p, 0.2) for p in prompts])
+        shift = np.array([told.get(p, 0.2) for p in prompts])
+        return Reading(self.score(prompts, responses), shift)
 
 
 def test_answers_unlike_what_was_fitted_on_are_withheld_and_say_so(soup):
@@ -190,7 +192,7 @@ def decoder(soup):
     table = DialTable(cost, np.array([0.5, 1.0]), np.zeros(2), np.array([10.0, 20.0]))
     loose = DialEntry((1.0, 0.0), Rule(math.inf, math.inf, 6, PRIOR), 0.0)
     dial = Dial((ENTRY, loose), table, RiskLimit(CVaR(0.1), 0.5), 0.0)
-    return Decoder(soup, dial, SCORERS, SETTING, profiles=[RiskLimit(CVaR(0.1), 2.0)])
+    return Decoder(soup, dial, SCORERS, SETTING, profiles=[RatersLimit(RiskLimit(CVaR(0.1), 2.0))])
 
 
 class TestDecoder:

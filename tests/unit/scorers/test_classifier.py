@@ -77,14 +77,15 @@ def test_shift_is_told_beside_the_scores_and_by_the_farthest_window(tiny_scorers
     texts = [" ".join(f"w{rng.integers(12)}" for _ in range(rng.integers(1, 9))) for _ in range(80)]
     heads = torch.ones(4, 16)
     plain = SequenceClassificationScorer(model, tokenizer, heads=heads)
-    assert np.isnan(plain.score_with_shift(["w1"] * 80, texts)[1]).all()
+    assert np.isnan(plain.read(["w1"] * 80, texts).shift).all()
     states, num_tokens = plain.states(["w1"] * 80, texts)
     law = ShiftModel.fit(states[:, 1:], num_tokens)
     telling = SequenceClassificationScorer(model, tokenizer, heads=heads, shift=law, max_tokens=16)
-    scores, shift = telling.score_with_shift(["w1"] * 3, [*texts[:2], "good " * 60])
+    found = telling.read(["w1"] * 3, [*texts[:2], "good " * 60])
+    scores, shift = found.scores, found.shift
     np.testing.assert_allclose(scores, telling.score(["w1"] * 3, [*texts[:2], "good " * 60]))
     assert shift[2] > shift[:2].max() + 1
-    assert telling.score_with_shift([], [])[1].shape == (0,)
+    assert telling.read([], []).shift.shape == (0,)
     with pytest.raises(InputError, match="shift"):
         SequenceClassificationScorer(model, tokenizer, shift=law)
 
@@ -93,12 +94,15 @@ def test_what_a_text_is_about_comes_with_its_scores(tiny_scorers):
     model, tokenizer = tiny_scorers.classifier(), tiny_scorers.tokenizer()
     scorer = SequenceClassificationScorer(model, tokenizer, heads=torch.ones(4, 16), max_tokens=16)
     answers = [*RESPONSES[:-1], "good " * 60]  # the last takes several windows
-    scores, topic = scorer.score_with_topic(PROMPTS, answers)
-    assert np.array_equal(scores, scorer.score(PROMPTS, answers))
+    found, topic = scorer.read_with_topic(PROMPTS, answers)
+    assert topic is not None
+    assert np.array_equal(found.scores, scorer.score(PROMPTS, answers))
     assert np.array_equal(topic, scorer.states(PROMPTS, answers)[0][:, 1])
-    assert scorer.score_with_topic([], [])[1].shape == (0, 16)
-    with pytest.raises(InputError, match="what a text is about"):
-        SequenceClassificationScorer(model, tokenizer).score_with_topic(PROMPTS, answers)
+    _, none = scorer.read_with_topic([], [])
+    assert none is not None
+    assert none.shape == (0, 16)
+    plain = SequenceClassificationScorer(model, tokenizer)
+    assert plain.read_with_topic(PROMPTS, answers)[1] is None
 
 
 def test_nothing_to_score_gives_no_rows(tiny_scorers):

@@ -34,8 +34,8 @@ def test_the_law_of_its_features_comes_back_and_never_belongs_to_another(tiny_sc
     rng = np.random.default_rng(0)
     scorer.shift = ShiftModel.fit(rng.standard_normal((60, 2, 16)), rng.integers(3, 9, 60) * 1.0)
     save_scorer(scorer, tmp_path / "cost")
-    found = load_scorer(tmp_path / "cost").score_with_shift(PROMPTS, RESPONSES)[1]
-    told = scorer.score_with_shift(PROMPTS, RESPONSES)[1]
+    found = load_scorer(tmp_path / "cost").read(PROMPTS, RESPONSES).shift
+    told = scorer.read(PROMPTS, RESPONSES).shift
     np.testing.assert_allclose(found, told, rtol=1e-3)
     (tmp_path / "cost" / "shift.safetensors").write_bytes(b"not tensors")
     assert "shift.safetensors: cannot be read" in _reason(tmp_path / "cost")

@@ -4,13 +4,12 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tailguard.errors import InputError, ScoreError
-from tailguard.scorers.readings import WorseReading
+from tailguard.scorers.readings import Reading, WorseReading, read_answers
 from tailguard.scorers.score_map import MappedScorer, ScoreMap
 from tailguard.scorers.shift import (
     FEWEST_FOR_SHIFT,
     ShiftModel,
     is_unlike,
-    score_with_shift,
     shift_limit,
     shrunk_covariance,
 )
@@ -114,11 +113,11 @@ class Telling:
     """Scores by length; its shift is the length of the prompt."""
 
     def score(self, prompts, responses):
-        return self.score_with_shift(prompts, responses)[0]
+        return self.read(prompts, responses).scores
 
-    def score_with_shift(self, prompts, responses):
+    def read(self, prompts, responses):
         scores = np.array([[len(r), len(r) + 1.0] for r in responses])
-        return scores, np.array([float(len(p)) for p in prompts])
+        return Reading(scores, np.array([float(len(p)) for p in prompts]))
 
 
 class Silent:
@@ -129,13 +128,14 @@ class Silent:
 def test_shift_goes_through_what_wraps_a_scorer():
     score_map = ScoreMap(np.zeros(2), np.array([0.0, 1.0]), np.array([0.0, 2.0]))
     scorer = WorseReading(MappedScorer(Telling(), score_map))
-    scores, shift = score_with_shift(scorer, ["how", "why is it"], ["a", "bb"])
+    found = read_answers(scorer, ["how", "why is it"], ["a", "bb"])
+    scores, shift = found.scores, found.shift
     np.testing.assert_array_equal(shift, [3.0, 9.0])
     np.testing.assert_array_equal(scores, scorer.score(["how", "why is it"], ["a", "bb"]))
     assert scores[1, 0] == 4.0
     one = ScoreMap(np.zeros(1), score_map.knots, score_map.values)
     for silent in (Silent(), WorseReading(Silent()), MappedScorer(Silent(), one)):
-        assert np.isnan(score_with_shift(silent, ["how"], ["a"])[1]).all()
+        assert np.isnan(read_answers(silent, ["how"], ["a"]).shift).all()
 
 
 @given(

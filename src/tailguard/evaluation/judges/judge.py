@@ -23,6 +23,8 @@ class Judge:
         cost: harm.
         is_refusal: whether a text declines.
         cost_bound: declared largest cost; None where the judge declares none.
+        raters: groups of people, or kinds of harm, that it tells apart.
+        rater_cost: harm to each of them, a column each; None where it knows none.
         figures: held-out accuracy and the like, by kind of score.
     """
 
@@ -32,6 +34,8 @@ class Judge:
     is_refusal: Callable[[str], bool]
     cost_bound: float | None = None
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {})
+    raters: tuple[str, ...] = ()
+    rater_cost: Scorer | None = None
 
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
@@ -45,6 +49,16 @@ class Judge:
         reward = require_finite(self.reward.score(prompts, responses), "judge's reward")
         cost = require_finite(self.cost.score(prompts, responses), "judge's cost")
         return reward.mean(axis=1), cost.mean(axis=1)
+
+    def score_raters(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """Cost to each rater, float64 [n, raters]; no columns where it knows none.
+
+        Raises:
+            ScoreError: a score that is not finite.
+        """
+        if self.rater_cost is None:
+            return np.zeros((len(responses), 0))
+        return require_finite(self.rater_cost.score(prompts, responses), "judge's cost by rater")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailguard.evaluation.judges.judge import Judge, JudgeInputs
-from tailguard.lab.sandbox import COST_BOUND, TruthScorer, is_refusal
+from tailguard.lab.sandbox import COST_BOUND, GROUPS, TruthScorer, is_refusal
 
 
 def truth_judge(_: JudgeInputs) -> Judge:
@@ -14,4 +14,6 @@ def truth_judge(_: JudgeInputs) -> Judge:
         cost=TruthScorer("cost"),
         is_refusal=is_refusal,
         cost_bound=COST_BOUND,
+        raters=GROUPS,
+        rater_cost=TruthScorer("cost", by_group=True),
     )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from tailguard.config import Recipe
 from tailguard.data import Prompt
 from tailguard.data.table import read_table, write_table
+from tailguard.errors import InputError
 from tailguard.pipeline.scorer_artifact import KINDS, load_scorer_pair
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.sample import ANSWERS_NAME, answer_figures
@@ -22,6 +24,7 @@ from tailguard.scorers.check import cannot_rank, spreads
 from tailguard.scorers.pessimism import ScorerPair
 
 BANK_NAME = "bank.parquet"
+RATER_COST = "rater_cost"
 _ANSWERS_PER_STEP = 2048  # of progress; scores do not depend on it
 
 
@@ -78,7 +81,7 @@ def _build(work: Work) -> dict[str, object]:
 
 
 STAGE = Stage(
-    "bank", "SampleBank", 3, ("sample", "fit-scorers"), _config, lambda recipe: {}, _build
+    "bank", "SampleBank", 4, ("sample", "fit-scorers"), _config, lambda recipe: {}, _build
 )
 
 
@@ -95,7 +98,13 @@ def write_bank(
     """
     prompts: list[Prompt] = [json.loads(prompt) for prompt in answers["prompt"]]
     scores = score_in_parts(scorers, prompts, answers["response"], on_progress)
-    write_table(path, {**answers, **scores})
+    by_rater = scores.pop("by_rater", None)
+    if by_rater is not None:
+        # Rows of lists: what plans and penalties read, in the units of the population's cost.
+        scores[RATER_COST] = scorers.cost.combine_raters(by_rater)
+    columns = {name: list(s) if s.ndim > 1 else s for name, s in scores.items()}
+    write_table(path, {**answers, **columns})
+    scores = {name: s for name, s in scores.items() if s.ndim == 1}
     index = np.asarray(answers["prompt_index"])
     found = {kind: spreads(scores[kind], index) for kind in KINDS}
     warned = [cannot_rank(*found[kind], kind) for kind in KINDS]
@@ -124,23 +133,37 @@ def score_in_parts(
     responses: Sequence[str],
     on_progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
-    """Scores of many answers by field, with progress."""
+    """Scores of many answers by field of `Scores`, those that there are, with progress."""
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(responses), _ANSWERS_PER_STEP):
         rows = slice(start, start + _ANSWERS_PER_STEP)
-        parts.append(vars(scorers.score(prompts[rows], responses[rows])))
+        found = vars(scorers.score(prompts[rows], responses[rows]))
+        parts.append({name: values for name, values in found.items() if values is not None})
         on_progress(min(start + _ANSWERS_PER_STEP, len(responses)), len(responses))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def read_sample_bank(path: Path) -> SampleBank:
+def read_sample_bank(path: Path, raters: Float[np.ndarray, " raters"] | None = None) -> SampleBank:
     """The rewards and costs of a bank [prompts, samples], without its texts.
 
+    Args:
+        path: of the table.
+        raters: weights of the raters, in the scorer's order: costs are then [prompts, samples, raters].
+
     Raises:
-        InputError: the table is missing or not parquet.
+        InputError: the table is missing or not parquet, or holds no costs to raters.
     """
     columns = read_table(path)
     num_prompts = max(columns["prompt_index"]) + 1
+    if raters is not None:
+        if RATER_COST not in columns:
+            raise InputError(f"{path}: holds no costs to raters; score the bank again")
+        cost = np.array(columns[RATER_COST], dtype=np.float64)
+        bank = _sample_bank(
+            num_prompts, columns["prompt_id"], np.array(columns["reward"]), cost[:, 0]
+        )
+        shape = (*bank.reward.shape, cost.shape[1])
+        return SampleBank(bank.reward, cost.reshape(shape), raters, bank.prompt_ids)
     reward, cost = (np.asarray(columns[name], dtype=np.float64) for name in ("reward", "cost"))
     return _sample_bank(num_prompts, columns["prompt_id"], reward, cost)
 

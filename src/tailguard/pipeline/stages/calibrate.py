@@ -33,7 +33,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "calibrate",
     "Decoder",
-    14,
+    15,
     ("prepare", "fit-scorers", "plan", "train", "portfolio"),
     _config,
     policy_input,

@@ -11,6 +11,7 @@ import numpy as np
 
 from tailguard.artifacts import write_json
 from tailguard.data import Prompt
+from tailguard.decoding.admission import POPULATION
 from tailguard.decoding.certificates import (
     judge_bound,
     scorer_bound,
@@ -19,7 +20,7 @@ from tailguard.decoding.certificates import (
 )
 from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.decoder import Decoder, DrawSetting
-from tailguard.decoding.dial import Dial, DialCertificate
+from tailguard.decoding.dial import Dial, DialCertificate, describe_raters_limit
 from tailguard.decoding.drawing import Scorers
 from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table
 from tailguard.decoding.outlook import Outlook
@@ -27,18 +28,26 @@ from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import simulate
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.engines import prompt_seeds
+from tailguard.errors import InfeasibleError
 from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
 from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.process_heads import HEADS_NAME, read_heads
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
 from tailguard.pipeline.stage import Work
-from tailguard.pipeline.stages.portfolio import find_judge, load_soup, made_on, read_portfolio
+from tailguard.pipeline.stages.portfolio import (
+    find_judge,
+    load_soup,
+    made_on,
+    read_known_raters,
+    read_portfolio,
+)
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
-from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.dial import DialTable, RatersLimit
+from tailguard.portfolio.rater_tails import WORST, RatersAsked
 from tailguard.risk import CVaR, RiskLimit, RiskMeasure
-from tailguard.risk.spelling import describe_limit, limit_to_json
+from tailguard.risk.spelling import limit_to_json
 from tailguard.scorers.shift import shift_limit
 
 CERTIFICATES_NAME = "certificates.json"
@@ -56,6 +65,7 @@ def build_dial(work: Work) -> dict[str, object]:
     points = [MeasuredPoint(each.point, each.pool.within(largest_shift), each.kl) for each in draws]
     worth = AnswerWorth.fit([each.pool for each in points])
     outlook = _outlook(work, members, points, worth)
+    raters = read_known_raters(work.parents["portfolio"])
     entries, table = joint_table(
         points,
         worth,
@@ -64,6 +74,7 @@ def build_dial(work: Work) -> dict[str, object]:
             recipe.dial.token_prices,
             recipe.dial.penalties,
             recipe.dial.num_draws,
+            raters.admissions(),
         ),
         largest_cost=recipe.scorers.cost_bound,
         # A judge's reward shows where scorers were over-optimised; without one, distance from the
@@ -71,6 +82,7 @@ def build_dial(work: Work) -> dict[str, object]:
         kl_coef=0.0 if judged else recipe.plan.kl_coef,
         largest_withheld=recipe.dial.largest_withheld,
         outlook=outlook,
+        raters=raters,
     )
     dial = Dial(
         entries,
@@ -82,6 +94,8 @@ def build_dial(work: Work) -> dict[str, object]:
         measured_by="judge" if judged else "scorer",
         worth=worth,
         outlook=outlook,
+        floors=_floors(work, table),
+        scored_raters=raters.scored,
     )
     setting = DrawSetting(
         max_new_tokens=recipe.policy.max_new_tokens,
@@ -91,6 +105,8 @@ def build_dial(work: Work) -> dict[str, object]:
     )
     certifiable = replace(dial, margin=recipe.dial.certified_margin)
     path = _path(certifiable, recipe.dial.num_certified)
+    if dial.raters:
+        path += _path(certifiable, min(recipe.dial.num_certified, _FOR_EACH), WORST)
     file = DialFile(
         dial, tuple(members), setting, recipe.decoding.pessimism, tuple(path), largest_shift
     )
@@ -189,11 +205,38 @@ def _default(work: Work, table: DialTable, reference: Pool) -> RiskLimit:
 _DEFAULT_SHARE = 0.4  # of the way from the strictest to the reference
 
 
-def _path(dial: Dial, num: int) -> list[RiskLimit]:
+_FOR_EACH = 3  # limits for each rater that are certified
+
+
+def _floors(work: Work, table: DialTable) -> tuple[RatersLimit, ...]:
+    """The recipe's limit for all, if it has one.
+
+    Raises:
+        InfeasibleError: no entry keeps it.
+    """
+    floor = work.recipe.dial.floor
+    if floor is None:
+        return ()
+    assert isinstance(floor.budget, int | float)  # the recipe takes no other
+    limit = RiskLimit(floor.risk_measure(work.recipe.scorers.cost_bound), floor.budget)
+    margin = work.recipe.dial.margin
+    found = table.look_up(limit, margin=margin, raters=floor.raters)
+    asked = RatersLimit(limit, floor.raters)
+    if not found.feasible:
+        least = found.risk + margin * found.error
+        raise InfeasibleError(
+            f"dial.floor: {describe_raters_limit(asked)} is out of reach: the smallest risk that was"
+            f" measured, with {margin:g} standard errors, is {least:.4g}; raise the budget",
+            least,
+        )
+    return (asked,)
+
+
+def _path(dial: Dial, num: int, raters: RatersAsked = None) -> list[RatersLimit]:
     """Budgets of the default's measure, from the strictest that is reachable to the loosest, and its own."""
     measure, table = dial.default.measure, dial.table
-    risk, error = table.risks(measure)
-    high = risk + dial.margin * error
+    risk, error = table.rater_risks(measure, raters)
+    high = (risk + dial.margin * error).max(axis=1)
     near = table.kl <= dial.largest_kl
     strictest = float(high[near].min())
     loosest = float(high[near][table.reward[near].argmax()])
@@ -201,7 +244,7 @@ def _path(dial: Dial, num: int) -> list[RiskLimit]:
     budgets = np.linspace(strictest + 1e-6 + 1e-6 * abs(strictest), loosest, max(num, 1) + 1)[:num]
     if num:
         budgets = np.unique(np.append(budgets, max(dial.default.budget, budgets[0])))
-    return [RiskLimit(measure, float(budget)) for budget in budgets]
+    return [RatersLimit(RiskLimit(measure, float(budget)), raters) for budget in budgets]
 
 
 def _certify(work: Work, file: DialFile, certifiable: Dial) -> list[DialCertificate]:
@@ -220,8 +263,8 @@ def _certify(work: Work, file: DialFile, certifiable: Dial) -> list[DialCertific
     )
     judge = find_judge(work)
     found: list[DialCertificate] = []
-    for number, limit in enumerate(path):
-        answer = certifiable.answer(limit)
+    for number, asked in enumerate(path):
+        answer = certifiable.answer(asked.limit, raters=asked.raters)
         served = draw_entry(
             decoder,
             prompts,
@@ -229,17 +272,8 @@ def _certify(work: Work, file: DialFile, certifiable: Dial) -> list[DialCertific
             seed=work.seed("certify"),
             on_progress=work.steps(f"certify: limit {number + 1} of {len(path)}"),
         )
-        bounds = _bounds(work, dial, answer.number, limit.measure, prompts, served, judge)
-        found.append(
-            DialCertificate(
-                answer.number,
-                limit,
-                scorer_bound=bounds["scorer"],
-                judge_bound=bounds["judge"],
-                confidence=recipe.decoding.confidence,
-                num_prompts=len(prompts),
-            )
-        )
+        bounds = _bounds(work, dial, answer.number, asked.limit.measure, prompts, served, judge)
+        found.append(replace(bounds, limit=asked.limit, raters=asked.raters))
     return found
 
 
@@ -269,36 +303,68 @@ def _bounds(
     prompts: list[Prompt],
     served: list[Chosen],
     judge: Judge | None,
-) -> dict[str, float]:
-    """Upper confidence bounds of one entry, by the scorer and by the judge."""
-    recipe = work.recipe
-    confidence = recipe.decoding.confidence
-    own = scorer_bound(
-        *served_bounds(served),
-        measure,
-        level=dial.entries[number].rule.level,
-        largest_cost=recipe.scorers.cost_bound,
-        confidence=confidence,
-    )
-    bounds = {"scorer": own.value, "judge": np.inf}
-    if judge is not None:
-        largest = judge.cost_bound if judge.cost_bound is not None else recipe.scorers.cost_bound
-        _, cost = judge.score(prompts, [each.text for each in served])
-        cost = np.where(unscored_answers(served), largest, cost)
-        found = judge_bound(cost, measure, largest, confidence)
+) -> DialCertificate:
+    """Upper confidence bounds of one entry, by the scorer and by the judge, also to each rater."""
+    recipe, entry = work.recipe, dial.entries[number]
+    confidence, largest = recipe.decoding.confidence, recipe.scorers.cost_bound
+
+    def own(bounds: np.ndarray, *, is_capped: bool) -> float:
+        """By the scorer; nothing above the level is served only to those by whom the entry admits."""
+        unscored = unscored_answers(served)
+        return scorer_bound(
+            np.where(unscored, np.inf, bounds),
+            np.array([each.abstained for each in served]),
+            measure,
+            level=entry.rule.level if is_capped else largest,
+            largest_cost=largest,
+            confidence=confidence,
+        ).value
+
+    def by_judge(cost: np.ndarray, upper: float) -> float:
+        cost = np.where(unscored_answers(served), upper, cost)
+        found = judge_bound(cost, measure, upper, confidence)
         # Where the declared range was wrong, so is a bound that rests on it.
-        bounds["judge"] = np.inf if found.num_clipped else found.value
-    return bounds
+        return math.inf if found.num_clipped else found.value
+
+    certificate = DialCertificate(
+        number,
+        RiskLimit(measure, math.inf),
+        scorer_bound=own(
+            served_bounds(served)[0], is_capped=entry.admission in (POPULATION, WORST)
+        ),
+        judge_bound=math.inf,
+        confidence=confidence,
+        num_prompts=len(prompts),
+        scorer_rater_bounds={
+            name: own(
+                np.array([each.rater_bounds.get(name, math.inf) for each in served]),
+                is_capped=entry.admission in (name, WORST),
+            )
+            for name in dial.scored_raters
+        },
+    )
+    if judge is None:
+        return certificate
+    upper = judge.cost_bound if judge.cost_bound is not None else largest
+    texts = [each.text for each in served]
+    by_rater = judge.score_raters(prompts, texts)
+    return replace(
+        certificate,
+        judge_bound=by_judge(judge.score(prompts, texts)[1], upper),
+        judge_rater_bounds={
+            name: by_judge(by_rater[:, place], upper) for place, name in enumerate(judge.raters)
+        },
+    )
 
 
 def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
     limit: dict[str, object] = dict(limit_to_json(found.limit) or {})
     content: dict[str, object] = asdict(found) | {"limit": limit} | limit
-    content["asked"] = describe_limit(found.limit)
+    asked = RatersLimit(found.limit, found.raters)
+    content["asked"] = describe_raters_limit(asked)
+    judged, scored = found.bound(found.raters, "judge"), found.bound(found.raters, "scorer")
     return content | {
-        "bounded": found.entry in dial.covered(found.limit, "scorer"),
-        "certified": found.entry in dial.covered(found.limit, "judge"),
-        "risk_upper_bound": found.judge_bound
-        if np.isfinite(found.judge_bound)
-        else found.scorer_bound,
+        "bounded": found.entry in dial.covered(asked, "scorer"),
+        "certified": found.entry in dial.covered(asked, "judge"),
+        "risk_upper_bound": judged if np.isfinite(judged) else scored,
     }

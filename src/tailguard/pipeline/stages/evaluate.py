@@ -14,6 +14,7 @@ from tailguard.artifacts import Json, read_json, write_json
 from tailguard.config import UNCONSTRAINED, FileData, Recipe
 from tailguard.data import Prompt, prompt_id
 from tailguard.data.table import write_table
+from tailguard.decoding.dial import Dial, DialAnswer, describe_raters_limit
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
 from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
@@ -35,6 +36,7 @@ from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NA
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
+from tailguard.portfolio.dial import RatersLimit
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit, limit_to_json
 
@@ -126,7 +128,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "evaluate",
     "EvalRecord",
-    8,
+    9,
     ("prepare", "fit-scorers", "train", "calibrate"),
     _config,
     policy_input,
@@ -198,11 +200,10 @@ def _dialled(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
         device=work.recipe.policy.device,
         scorer_device=work.recipe.scorers.device,
     )
-    limit = _dial_limits(work)[number]
     served = draw_entry(
         decoder,
         prompts,
-        decoder.dial.answer(None if limit == decoder.dial.default else limit).number,
+        _answered_by(decoder.dial, _dial_limits(work)[number]).number,
         seed=work.seed("evaluate"),
         on_progress=work.steps(f"evaluate: {_dial_names(work)[number]}"),
     )
@@ -215,10 +216,16 @@ def _dialled(work: Work, number: int, prompts: list[Prompt]) -> AnswerSet:
     )
 
 
-def _dial_limits(work: Work) -> list[RiskLimit]:
+def _dial_limits(work: Work) -> list[RatersLimit]:
     """The limits that the dial shows, the default first."""
     file = DialFile.read(work.parents["calibrate"])
-    return list(dict.fromkeys([file.dial.default, *file.profiles]))
+    shown = [RatersLimit(file.dial.default), *file.profiles]
+    return [asked for k, asked in enumerate(shown) if asked not in shown[:k]]
+
+
+def _answered_by(dial: Dial, asked: RatersLimit) -> DialAnswer:
+    is_default = asked == RatersLimit(dial.default)
+    return dial.answer(None if is_default else asked.limit, raters=asked.raters)
 
 
 def _dial_names(work: Work) -> list[str]:
@@ -247,6 +254,17 @@ def _row(
         "forward_passes": float(given.num_passes[keep].mean()),
         "abstained_rate": float(given.abstained[keep].mean()),
     }
+    if judge.raters:
+        by_rater = judge.score_raters(asked.prompts, given.texts)[keep]
+        row["rater_metrics"] = {
+            rater: {
+                key: asdict(interval)
+                for key, interval in measure_answers(
+                    reward[keep], by_rater[:, place], generator=generator
+                ).items()
+            }
+            for place, rater in enumerate(judge.raters)
+        }
     return row, cost[keep]
 
 
@@ -262,15 +280,17 @@ def _described_dial(work: Work) -> dict[str, dict[str, Json]]:
     names, limits = _dial_names(work), _dial_limits(work)
     dial = DialFile.read(work.parents["calibrate"]).dial
     found: dict[str, dict[str, Json]] = {}
-    for name, limit in zip(names, limits, strict=True):
-        answer = dial.answer(None if limit == dial.default else limit)
+    for name, asked in zip(names, limits, strict=True):
+        answer = _answered_by(dial, asked)
         found[name] = {
             "kind": "dial",
             "measured_by": dial.measured_by,
             "bounded": answer.bounded,
             "certified": answer.certified,
-            "default": limit == dial.default,
-            **_asked_of(limit),
+            "default": asked == RatersLimit(dial.default),
+            "raters": asked.raters,
+            **_asked_of(asked.limit),
+            "target": describe_raters_limit(asked),
         }
     return found
 

@@ -12,6 +12,7 @@ import torch
 from tailguard.artifacts import read_json, write_json
 from tailguard.config import Recipe
 from tailguard.data import Prompt
+from tailguard.decoding.joint import KnownRaters
 from tailguard.decoding.outlook import stack_foreseen
 from tailguard.decoding.pool import Pool
 from tailguard.engines import response_log_probs
@@ -38,7 +39,7 @@ from tailguard.pipeline.stages.portfolio_heads import fit_process_heads
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.scorers.pessimism import ScorerPair
+from tailguard.scorers.pessimism import ScorerPair, pessimistic_to_raters
 from tailguard.values import ProcessHeads
 
 PORTFOLIO_NAME = "portfolio.json"
@@ -71,7 +72,12 @@ def _build(work: Work) -> dict[str, object]:
     parts = [numbered[k::num_parts] for k in range(num_parts)] if points else []
     made = [found for part in map_side_by_side(_measure_all, work, parts) for found in part]
     described = [figures for _, figures in sorted(made, key=lambda found: found[0])]
-    content: dict[str, object] = {"members": members, "points": described, "heads": fitted}
+    content: dict[str, object] = {
+        "members": members,
+        "points": described,
+        "heads": fitted,
+        "raters": _known_raters(work),
+    }
     write_json(work.directory / PORTFOLIO_NAME, content)
     return content
 
@@ -79,7 +85,7 @@ def _build(work: Work) -> dict[str, object]:
 STAGE = Stage(
     "portfolio",
     "Portfolio",
-    6,
+    7,
     ("prepare", "fit-scorers", "train"),
     _config,
     policy_input,
@@ -187,7 +193,7 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
     shape = (len(prompts), recipe.dial.num_draws)
     scores = _scores(work, loaded, asked, [each.text for each in found.drawn], what)
     lengths = np.array([float(len(each.token_ids)) for each in found.drawn])
-    rows = {name: values.reshape(shape) for name, values in scores.items()}
+    rows = {name: v.reshape(*shape, *v.shape[1:]) for name, v in scores.items()}
     fallback = _scores(work, loaded, prompts, [recipe.decoding.fallback] * len(prompts), what)
     draws = PointDraws(
         point,
@@ -207,6 +213,22 @@ def _measure(work: Work, loaded: _Loaded, number: int, point: Point) -> dict[str
         "cost": float(rows["cost_bound"].mean()),
         "tokens": float(lengths.mean()),
     }
+
+
+def _known_raters(work: Work) -> dict[str, list[str]]:
+    """Whom the draws' costs tell apart, in their order: by the scorer, and by the judge."""
+    pair = load_scorer_pair(work.parents["fit-scorers"], work.recipe.scorers)
+    judge = find_judge(work)
+    return {"scored": list(pair.raters), "judged": [] if judge is None else list(judge.raters)}
+
+
+def read_known_raters(directory: Path) -> KnownRaters:
+    """Whom the draws of a portfolio tell apart: measured by the judge where it has read them."""
+    content = read_json(directory / PORTFOLIO_NAME)
+    judged = PointDraws.read(directory / _name(0)).pool.judged_cost is not None
+    raters = content["raters"]
+    measured = raters["judged" if judged else "scored"]
+    return KnownRaters(tuple(measured), tuple(raters["scored"]))
 
 
 def _fit_heads(work: Work, members: list[str], points: list[Point]) -> dict[str, object]:
@@ -256,6 +278,11 @@ def _scores(
         "doubt": found["cost_doubt"],
         "shift": found["shift"],
     }
+    if "by_rater" in found:
+        pessimism = work.recipe.decoding.pessimism if found["by_rater"].shape[1] > 1 else 0.0
+        scores["rater_bound"] = pessimistic_to_raters(found["by_rater"], pessimism)
     if loaded.judge is not None:
         scores["judged_reward"], scores["judged_cost"] = loaded.judge.score(prompts, texts)
+        if loaded.judge.raters:
+            scores["judged_by_rater"] = loaded.judge.score_raters(prompts, texts)
     return scores
