@@ -10,6 +10,9 @@ from tailguard.config.section import NonNegative, Number, Positive, Section, Sha
 from tailguard.risk import RiskMeasure
 from tailguard.risk.spelling import ANY_COST_BOUND, parse_measure, require_measure
 
+EVERYBODY = "all"
+"""The raters of a limit on all of them together, with equal weights."""
+
 UNCONSTRAINED = "none"
 """The measure of a target without a limit."""
 
@@ -73,6 +76,8 @@ class LimitSection(Section):
 
     def _require_limit(self) -> None:
         self.risk_measure()
+        if self.raters is not None and self.scope != "pooled":
+            raise ValueError("raters: with scope pooled only; leave scope out")
         if (self.budget is None) == (self.reduction is None):
             raise ValueError("give exactly one of budget and reduction")
 
@@ -87,6 +92,8 @@ class Floor(LimitSection):
 
     def _require_limit(self) -> None:
         super()._require_limit()
+        if self.raters == EVERYBODY:
+            raise ValueError("raters: all; give each group's weight, or worst for each of them")
         if not isinstance(self.budget, int | float) or self.scope != "pooled":
             raise ValueError("floor: give a budget in numbers, and no scope")
 
@@ -115,5 +122,7 @@ class Target(LimitSection):
     def _require_limit(self) -> None:
         if not self.is_unconstrained:
             super()._require_limit()
+        elif self.raters is not None:
+            raise ValueError("measure none takes no raters")
         elif self.budget is not None or self.reduction is not None:
             raise ValueError("measure none takes neither budget nor reduction")

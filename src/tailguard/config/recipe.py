@@ -310,3 +310,18 @@ class Recipe(Section):
                     f" ({bound:g}), the largest cost there is; it would limit nothing"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _raters_are_known(self) -> Recipe:
+        named = [target.name for target in self.plan.targets if target.raters is not None]
+        if named and self.scorers.raters is None:
+            raise ValueError(
+                f"plan.targets: '{named[0]}' names raters, and none are fitted; give scorers.raters"
+                " (annotator or category)"
+            )
+        if named and self.train.num_rounds:
+            raise ValueError(
+                f"train.num_rounds: {self.train.num_rounds} with the raters of '{named[0]}'; rounds"
+                " plan on the population's cost: leave out the one or the other"
+            )
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tailguard.artifacts import Json, read_json, write_json
 from tailguard.evaluation.record import FrontierPoint, JsonNumber
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.planning import Solution
+from tailguard.portfolio.rater_tails import WORST, RatersAsked
 from tailguard.risk import RiskLimit, Threshold, as_threshold
 from tailguard.risk.spelling import limit_from_json, limit_to_json
 
@@ -46,7 +47,18 @@ class PlanFigures:
     @classmethod
     def of(cls, solution: Solution) -> PlanFigures:
         """Figures of a feasible solution."""
-        (limit,) = solution.constraints
+        if len(solution.constraints) > 1:
+            nus = [np.max(nu) for nu in solution.thresholds]
+            return cls(
+                multiplier=float(sum(solution.multipliers)),
+                threshold=float(max(nus)),
+                reward=solution.reward,
+                risk=max(solution.risks),
+                value=solution.value,
+                kl=solution.kl,
+                effective_sample_size=solution.effective_sample_size,
+            )
+        limit = solution.constraints[0]
         nu = np.asarray(solution.thresholds[0], dtype=np.float64)
         # A summary: policies with such a limit are only distilled, by weights that hold every ν.
         if limit.scope == "per_prompt":
@@ -63,18 +75,45 @@ class PlanFigures:
 
 
 @dataclass(frozen=True)
+class RaterPart:
+    """One rater's part in a solution with a limit for each.
+
+    Attributes:
+        rater: whose.
+        multiplier: λ of its own limit.
+        threshold: ν of it.
+        risk: to this rater.
+    """
+
+    rater: str
+    multiplier: float
+    threshold: Threshold
+    risk: float
+
+
+@dataclass(frozen=True)
 class PlannedTarget:
     """A policy to train: its limit and the solution on the bank.
 
     Attributes:
         name: name of the policy.
         limit: None if the policy is unconstrained.
-        figures: of the solution.
+        figures: of the solution; with a limit for each rater λ is the sum of theirs, and ν and the
+            risk are the largest.
+        shares: weights of the raters whose risk is limited together; none for the population's.
+        each: where the limit is for each rater, their parts.
     """
 
     name: str
     limit: RiskLimit | None
     figures: PlanFigures
+    shares: Mapping[str, float] = field(default_factory=lambda: {})
+    each: tuple[RaterPart, ...] = ()
+
+    @property
+    def raters(self) -> RatersAsked:
+        """Whose risk is limited."""
+        return WORST if self.each else dict(self.shares) or None
 
     def to_json(self) -> dict[str, Json]:
         """As JSON holds it; `from_json` reads it back."""
@@ -82,6 +121,8 @@ class PlannedTarget:
             "name": self.name,
             "limit": limit_to_json(self.limit),
             "figures": asdict(self.figures),
+            "shares": dict(self.shares),
+            "each": [asdict(part) for part in self.each],
         }
 
     @classmethod
@@ -92,7 +133,18 @@ class PlannedTarget:
             name: as_threshold(value) if name == "threshold" else float(value)
             for name, value in content["figures"].items()
         }
-        return cls(content["name"], limit_from_json(content["limit"]), PlanFigures(**figures))
+        each = [
+            RaterPart(
+                part["rater"],
+                float(part["multiplier"]),
+                as_threshold(part["threshold"]),
+                float(part["risk"]),
+            )
+            for part in content["each"]
+        ]
+        limit = limit_from_json(content["limit"])
+        shares = {name: float(share) for name, share in content["shares"].items()}
+        return cls(content["name"], limit, PlanFigures(**figures), shares, tuple(each))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from tailguard.planning.bank import SampleBank
 from tailguard.planning.solution import Solution
 from tailguard.planning.solve import Planner, frontier, solve
-from tailguard.risk.limit import RiskLimit, Scope
+from tailguard.risk.limit import RaterLimit, RiskLimit, Scope
 
 RiskConstraint = RiskLimit  # what a limit is called where it constrains a plan
 
 __all__ = [
     "Planner",
+    "RaterLimit",
     "RiskConstraint",
     "SampleBank",
     "Scope",

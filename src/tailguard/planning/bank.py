@@ -120,6 +120,26 @@ class SampleBank:
             return weights
         return (weights[:, :, None] * self.rater_weight).reshape(self.num_prompts, -1)
 
+    @cached_property
+    def _views(self) -> dict[int, "SampleBank"]:
+        return {}
+
+    def seen_by(self, rater: int | None) -> "SampleBank":
+        """The same samples by one rater's costs alone; by all of them where it is None.
+
+        Raises:
+            InputError: there is no such rater.
+        """
+        if rater is None:
+            return self
+        if self.cost.ndim != 3 or not 0 <= rater < self.cost.shape[2]:
+            raise InputError(f"rater {rater}: the bank's costs have shape {self.cost.shape}")
+        if rater not in self._views:
+            cost = self.cost[:, :, rater]
+            view = SampleBank(self.reward, cost, None, self.prompt_ids, self.log_weight)
+            self._views[rater] = view
+        return self._views[rater]
+
     def take(self, prompts: ArrayLike) -> "SampleBank":
         """The bank of some of the prompts, by index or mask: halves for choosing and reporting."""
         index = np.arange(self.num_prompts)[np.asarray(prompts)]

@@ -14,7 +14,7 @@ from tailguard.planning.reachable import Reachable, smallest_reachable
 from tailguard.planning.solution import Solution
 from tailguard.planning.tilt import Matrix, Threshold, Tilt, sample_penalty
 from tailguard.risk import RiskMeasure
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk.limit import RaterLimit, RiskLimit
 
 TOLERANCE = 1e-4  # of the span: how far a search may leave the bound above the value
 _RISK_TOLERANCE = 1e-6  # how far a risk may pass its budget, see `Problem.tolerance`
@@ -53,7 +53,7 @@ class Problem:
         self.kl_coef = float(kl_coef)
         self.tilt = Tilt(bank, self.kl_coef)
         self.scale = _robust_scale(bank.cost if bank.present is None else bank.cost[bank.present])
-        self._reached: dict[tuple[RiskMeasure, str], Reachable] = {}
+        self._reached: dict[tuple[RiskMeasure, str, int | None], Reachable] = {}
 
     @cached_property
     def span(self) -> float:
@@ -67,14 +67,16 @@ class Problem:
 
     def reached(self, constraint: RiskLimit) -> Reachable:
         """The smallest risk on the bank, kept for other budgets."""
-        key = (constraint.measure, constraint.scope)
+        key = (constraint.measure, constraint.scope, rater_of(constraint))
         if key not in self._reached:
-            self._reached[key] = smallest_reachable(self.bank, *key)
+            bank = self.bank.seen_by(key[2])
+            self._reached[key] = smallest_reachable(bank, constraint.measure, constraint.scope)
         return self._reached[key]
 
     def risk(self, constraint: RiskLimit, weights: Matrix) -> float:
         """ρ(C) of a policy on the bank, in the constraint's scope."""
-        costs, mass = self.bank.row_costs(), self.bank.row_weights(weights)
+        bank = self.bank.seen_by(rater_of(constraint))
+        costs, mass = bank.row_costs(), bank.row_weights(weights)
         if constraint.scope == "per_prompt":
             return float(constraint.measure.value_rows(costs, mass).mean())
         flat = mass.ravel() / self.bank.num_prompts
@@ -82,10 +84,11 @@ class Problem:
 
     def threshold(self, constraint: RiskLimit, weights: Matrix | None = None) -> Threshold:
         """The ν at which a policy's E φ_ν is its risk; without weights, of the free policy."""
-        mass = self.bank.row_weights(self.tilt.free_weights if weights is None else weights)
+        bank = self.bank.seen_by(rater_of(constraint))
+        mass = bank.row_weights(self.tilt.free_weights if weights is None else weights)
         if constraint.scope == "per_prompt":
-            return constraint.measure.threshold_rows(self.bank.row_costs(), mass)
-        return constraint.measure.minimiser(self.bank.row_costs().ravel(), mass.ravel())
+            return constraint.measure.threshold_rows(bank.row_costs(), mass)
+        return constraint.measure.minimiser(bank.row_costs().ravel(), mass.ravel())
 
     @property
     def slack(self) -> float:
@@ -187,7 +190,8 @@ class Problem:
             constraints, multipliers, thresholds, strict=True
         ):
             if multiplier > 0:
-                penalty = sample_penalty(self.bank, constraint.measure, threshold)
+                bank = self.bank.seen_by(rater_of(constraint))
+                penalty = sample_penalty(bank, constraint.measure, threshold)
                 with np.errstate(over="ignore"):  # infinite: the sample gets no weight
                     total += multiplier * penalty
         weights, log_mass = self.tilt.weights(total)
@@ -241,6 +245,11 @@ class Problem:
             smallest_reachable_risks=smallest,
             rater_weight=self.bank.rater_weight,
         )
+
+
+def rater_of(limit: RiskLimit) -> int | None:
+    """Whose risk a limit is on; None for all raters of the bank by their weights."""
+    return limit.rater if isinstance(limit, RaterLimit) else None
 
 
 def _robust_scale(costs: Float64[np.ndarray, "..."]) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from tailguard.errors import InfeasibleError, InputError
 from tailguard.planning.tilt import Threshold
 from tailguard.risk.checks import to_array
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk.limit import RaterLimit, RiskLimit
 
 FEW_SAMPLES = 10.0  # below about ten effective samples, an estimate on them is mostly noise
 
@@ -150,7 +150,10 @@ class Solution:
         ):
             nu = _align(asked, threshold, harm, prompts)
             penalty = asked.measure.penalty(harm, nu)
-            total -= multiplier * (penalty @ self.rater_weight if raters else penalty)
+            if raters:
+                own = asked.rater if isinstance(asked, RaterLimit) else None
+                penalty = penalty @ self.rater_weight if own is None else penalty[..., own]
+            total -= multiplier * penalty
         return total
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,7 @@ from tailguard.planning.problem import TOLERANCE, Problem, Tilted
 from tailguard.planning.solution import Solution
 from tailguard.planning.tilt import Threshold
 from tailguard.risk import RiskMeasure
-from tailguard.risk.limit import RiskLimit
+from tailguard.risk.limit import RaterLimit, RiskLimit
 
 
 class Planner:
@@ -38,6 +39,10 @@ class Planner:
 
     def solve_one(self, constraint: RiskLimit) -> Solution:
         """The best tilt under one constraint."""
+        if isinstance(constraint, RaterLimit) and constraint.rater is not None:
+            view = Planner(self.bench.bank.seen_by(constraint.rater), self.bench.kl_coef)
+            found = view.solve_one(replace(constraint, rater=None))
+            return replace(found, constraints=(constraint,))
         bench, measure = self.bench, constraint.measure
         measure.require_costs(bench.bank.cost)  # entropic risk refuses costs above its bound
         if bench.risk(constraint, bench.tilt.free_weights) <= constraint.budget:

@@ -42,3 +42,14 @@ class RiskLimit:
             raise InputError(f"budget must be a number, got {self.budget}")
         if self.scope not in ("pooled", "per_prompt"):
             raise InputError(f'scope must be "pooled" or "per_prompt", got {self.scope!r}')
+
+
+@dataclass(frozen=True)
+class RaterLimit(RiskLimit):
+    """A limit on the risk to one of a bank's raters: a limit for each is a list of these.
+
+    Attributes:
+        rater: its column of the costs; None for all raters by their weights, as `RiskLimit`.
+    """
+
+    rater: int | None = None

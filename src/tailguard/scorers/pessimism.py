@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tailguard.data import Prompt
-from tailguard.errors import InputError
+from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.doubt import error_doubt
 from tailguard.scorers.readings import per_rater, raters_of, read_answers
 from tailguard.scorers.scorer import Scorer, require_finite, require_members
@@ -133,6 +133,17 @@ class PessimisticCost:
         """The ensemble's scores as one cost per answer; errors as in `score`."""
         require_finite(members, "cost")
         return np.minimum(pessimistic(members, self.pessimism), self.bound)
+
+    def score_raters(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        """The cost to each rater, float64 [n, raters]; errors as `score`.
+
+        Raises:
+            ScoreError: also where the scorer knows no raters.
+        """
+        found = read_answers(self.scorer, prompts, responses)
+        if found.by_rater is None:
+            raise ScoreError("cost: the scorer knows no raters; fit them (scorers.raters)")
+        return self.combine_raters(found.by_rater)
 
     def combine_raters(
         self, by_rater: Float[np.ndarray, "n members raters"]

@@ -112,6 +112,9 @@ class ShiftModel:
         features are no finite numbers.
         """
         powers = _powers(num_tokens, self.length_range)
+        finite = np.asarray(np.isfinite(features).all(axis=(1, 2)))
+        # Told here and not by NaNs, on which some processors' products warn and others do not.
+        features = np.where(finite[:, None, None], features, 0.0)
         beyond = [
             (_Law(centre, whitening).log_distance(features[:, k]) - powers @ fit) / deviation
             for k, (centre, whitening, fit, deviation) in enumerate(
@@ -120,7 +123,7 @@ class ShiftModel:
         ]
         found = np.asarray(np.max(beyond, axis=0))
         # Overflow at one token is as strange as it gets, and must not compare as harmless.
-        return np.where(np.isfinite(found), found, np.inf)
+        return np.where(finite & np.isfinite(found), found, np.inf)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, in float32."""

@@ -27,12 +27,15 @@ class PlannedConstraint:
             tuple for a measure with several.
         multiplier: λ₀ ≥ 0, where the controller starts.
         cost_index: index of the cost function that it limits.
+        shares: where the limit is on several raters together, a weight ≥ 0 for each cost function; they
+            sum to 1, and C is then the cost to a rater drawn by them. Takes the place of `cost_index`.
     """
 
     limit: RiskLimit
     threshold: Threshold = 0.0
     multiplier: float = 0.0
     cost_index: int = 0
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.limit.budget):
@@ -43,10 +46,29 @@ class PlannedConstraint:
             raise InputError('scope="per_prompt": training takes constraints of scope "pooled"')
         if not np.isfinite(self.threshold).all():
             raise InputError(f"threshold={self.threshold}: give the plan's, a finite number")
+        if self.shares and not (min(self.shares) >= 0 and abs(sum(self.shares) - 1.0) < 1e-9):
+            raise InputError(f"shares={self.shares}: must be ≥ 0 and sum to 1")
 
-    def penalty(self, costs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """φ_ν(c), float64 [n]."""
-        return self.limit.measure.penalty(costs, np.asarray(self.threshold))
+    def weights(self, num_costs: int) -> Float[np.ndarray, " costs"]:
+        """Of each cost function in what is limited; they sum to 1."""
+        if self.shares:
+            return np.array(self.shares)
+        return np.eye(num_costs)[self.cost_index]
+
+    def penalties(self, costs: Float[np.ndarray, "n costs"]) -> Float[np.ndarray, "n costs"]:
+        """w_g·φ_ν(c_g): their sum over the costs is what the constraint is about."""
+        weights = self.weights(costs.shape[1])
+        found = np.zeros_like(costs)
+        counted = weights > 0.0
+        measure, threshold = self.limit.measure, np.asarray(self.threshold)
+        found[:, counted] = measure.penalty(costs[:, counted], threshold) * weights[counted]
+        return found
+
+    def risk(self, costs: Float[np.ndarray, "n costs"]) -> float:
+        """ρ of the costs, of raters and answers together."""
+        mass = np.broadcast_to(self.weights(costs.shape[1]) / len(costs), costs.shape)
+        # `value_rows` and not `value`, which warns of a thin tail: `tail_size` shows that at each step.
+        return float(self.limit.measure.value_rows(costs.ravel(), mass.ravel()))
 
 
 @dataclass(frozen=True)
@@ -82,6 +104,11 @@ class Dual:
                     f"constraints[{number}] limits cost {constraint.cost_index}, but there are "
                     f"{self.num_costs} cost functions: give cost_funcs"
                 )
+            if constraint.shares and len(constraint.shares) != self.num_costs:
+                raise InputError(
+                    f"constraints[{number}] has {len(constraint.shares)} shares for"
+                    f" {self.num_costs} cost functions: give one for each"
+                )
 
     def init(self) -> DualState:
         """Every λ at its λ₀, windows empty."""
@@ -97,8 +124,7 @@ class Dual:
         shaped = np.zeros_like(costs)
         # Of this batch and by the current λ: the window only estimates, it does not train.
         for constraint, control in zip(self.constraints, state.controls, strict=True):
-            column = constraint.cost_index
-            shaped[:, column] -= control.multiplier * constraint.penalty(costs[:, column])
+            shaped -= control.multiplier * constraint.penalties(costs)
         return shaped
 
     def update(self, state: DualState, costs: Float[np.ndarray, "n costs"]) -> DualState:
@@ -108,13 +134,14 @@ class Dual:
             ScoreError: a cost is not finite.
         """
         windows = tuple(w.push(costs[:, j]) for j, w in enumerate(state.windows))
+        recent = np.stack([window.costs for window in windows], axis=1)
         controls: list[PIDState] = []
         for constraint, control in zip(self.constraints, state.controls, strict=True):
             # Of the window, not the batch: a batch may hold less than one answer of the tail, and
             # without one its violation says nothing.
-            recent = windows[constraint.cost_index].costs
-            penalty = constraint.penalty(recent)
-            scale = newton_scale(float(penalty.var()), float(recent.var()), self.kl_coef)
+            penalty = constraint.penalties(recent).sum(axis=1)
+            cost = recent @ constraint.weights(self.num_costs)
+            scale = newton_scale(float(penalty.var()), float(cost.var()), self.kl_coef)
             violation = float(penalty.mean()) - constraint.limit.budget
             controls.append(self.pid.update(control, violation, scale=scale))
         return DualState(tuple(controls), windows)
@@ -132,17 +159,17 @@ class Dual:
                 shown[f"window_cost{end}"] = float(window.costs.mean())
                 shown[f"window_cvar{end}"] = _risk(_SHOWN_TAIL, window)
         pairs = zip(self.constraints, state.controls, strict=True)
+        filled = np.stack([window.costs for window in state.windows], axis=1)
         for k, (constraint, control) in enumerate(pairs):
             # A spectral measure has a vector of ν; a curve has one value, the smallest.
             end = numbered("", k, len(self.constraints))
-            window = state.windows[constraint.cost_index]
             shown[f"multiplier{end}"] = control.multiplier
             shown[f"threshold{end}"] = float(np.min(constraint.threshold))
-            if len(window.costs):
+            if len(filled):
                 shown[f"violation{end}"] = control.violation
-                measure = constraint.limit.measure
-                shown[f"risk{end}"] = _risk(measure, window)
-                shown[f"tail_size{end}"] = len(window.costs) * measure.smallest_tail
+                shown[f"risk{end}"] = constraint.risk(filled)
+                tail_mass = constraint.limit.measure.smallest_tail
+                shown[f"tail_size{end}"] = len(filled) * tail_mass
         return shown
 
 
@@ -201,6 +228,5 @@ def numbered(name: str, index: int, count: int) -> str:
 
 
 def _risk(measure: RiskMeasure, window: CostWindow) -> float:
-    # `value_rows` and not `value`, which warns of a thin tail: `tail_size` shows that at each step.
     size = len(window.costs)
     return float(measure.value_rows(window.costs, np.full(size, 1.0 / size)))

@@ -36,6 +36,8 @@ from tailguard.training.rloo import RiskConstrainedRLOOTrainer
 from tailguard.training.self_test import check_trainer
 
 _PROMPT_ROW = "prompt_row"
+RaterCost = tuple[Sequence[str], Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]]
+"""Names of raters, and the cost of answers to each of them [answers, raters]."""
 
 
 @runtime_checkable
@@ -103,7 +105,7 @@ class RLOOSettings:
         require_pessimism(self.pessimism)
 
 
-def train_rloo(
+def train_rloo(  # noqa: PLR0913
     base: str | Path,
     prompts: Sequence[Prompt],
     out: Path,
@@ -112,6 +114,7 @@ def train_rloo(
     constraints: Sequence[PlannedConstraint] = (),
     settings: RLOOSettings = RLOOSettings(),
     start_adapter: Path | None = None,
+    rater_cost: RaterCost | None = None,
     on_progress: Progress | None = None,
 ) -> TrainedAdapter:
     """Train a LoRA policy by RLOO on r − Σ λφ_ν(c) − β log π/π_ref, π_ref being the base policy.
@@ -124,6 +127,8 @@ def train_rloo(
         constraints: with ν and λ₀ from the plan; none: unconstrained, costs only watched.
         settings: how to train.
         start_adapter: train on from this adapter, as the distilled one; None: a fresh one.
+        rater_cost: names of raters and the cost to each [answers, raters], pessimistic already: what the
+            constraints are then about, a column each, in place of the cost.
         on_progress: called with (step, number of steps).
 
     Returns:
@@ -160,7 +165,9 @@ def train_rloo(
         trainer: Any = RiskConstrainedRLOOTrainer(
             policy.model,
             _score_function("reward", scorers.reward, prompts),
-            cost_funcs=_score_function("cost", scorers.cost, prompts, settings.pessimism),
+            cost_funcs=_score_function("cost", scorers.cost, prompts, settings.pessimism)
+            if rater_cost is None
+            else _rater_functions(*rater_cost, prompts),
             constraints=constraints,
             args=on_one_device(_arguments(settings, scratch)),
             train_dataset=_dataset(policy, prompts),
@@ -234,6 +241,38 @@ def _score_function(
     return score
 
 
+def _rater_functions(
+    raters: Sequence[str],
+    cost: Callable[[Sequence[Prompt], Sequence[str]], np.ndarray],
+    prompts: Sequence[Prompt],
+) -> list[Callable[..., list[float]]]:
+    """A function for each rater; TRL calls them one after the other, and the answers are read once."""
+    last: dict[tuple[tuple[int, ...], tuple[str, ...]], np.ndarray] = {}
+
+    def read(completions: Sequence[Any], rows: Sequence[int]) -> np.ndarray:
+        texts = tuple(c if isinstance(c, str) else c[0]["content"] for c in completions)
+        key = tuple(rows), texts
+        if key not in last:
+            found = np.asarray(cost([prompts[row] for row in rows], texts))
+            if found.shape != (len(texts), len(raters)):
+                raise ScoreError(
+                    f"rater_cost gave scores of shape {found.shape} for {len(texts)} answers and"
+                    f" {len(raters)} raters"
+                )
+            last.clear()
+            last[key] = found
+        return last[key]
+
+    def of(place: int) -> Callable[..., list[float]]:
+        def score(completions: Sequence[Any], prompt_row: Sequence[int], **_: Any) -> list[float]:
+            return read(completions, prompt_row)[:, place].tolist()
+
+        score.__name__ = f"cost:{raters[place]}"
+        return score
+
+    return [of(place) for place in range(len(raters))]
+
+
 def combine_members(
     members: np.ndarray, num_answers: int, name: str, pessimism: float = 0.0
 ) -> Float[np.ndarray, " n"]:
@@ -279,6 +318,9 @@ class _Recorder(StepProgress):
                 row[self.names[name]] = float(value)
             elif name.startswith("risk/"):
                 row[name.removeprefix("risk/")] = float(value)
+        if "cost" not in row:  # with a cost for each rater: their mean, so that curves compare
+            each = [value for name, value in row.items() if name.startswith("mean_cost_")]
+            row["cost"] = float(np.mean(each))
         if "kl" in row:
             row["kl"] *= length  # TRL's is per token
         self.curve.append(row)

@@ -87,7 +87,8 @@ def test_an_unknown_spread_is_stored_as_unknown(tmp_path):
     assert scores.cost.tolist() == [2.0] * 3
     assert np.isnan(scores.reward_std).all()
     assert np.isnan(scores.cost_std).all()
-    write_table(tmp_path / "bank.parquet", vars(scores))
+    found = {name: values for name, values in vars(scores).items() if values is not None}
+    write_table(tmp_path / "bank.parquet", found)
     columns = read_table(tmp_path / "bank.parquet")
     assert all(math.isnan(value) for value in columns["cost_std"])
     assert columns["cost"] == [2.0] * 3

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from tailguard.artifacts import read_json, write_json
 from tailguard.config import Recipe
 from tailguard.data import Prompt
 from tailguard.data.table import read_table, write_table
@@ -25,6 +26,7 @@ from tailguard.scorers.pessimism import ScorerPair
 
 BANK_NAME = "bank.parquet"
 RATER_COST = "rater_cost"
+RATERS_NAME = "raters.json"
 _ANSWERS_PER_STEP = 2048  # of progress; scores do not depend on it
 
 
@@ -99,6 +101,7 @@ def write_bank(
     prompts: list[Prompt] = [json.loads(prompt) for prompt in answers["prompt"]]
     scores = score_in_parts(scorers, prompts, answers["response"], on_progress)
     by_rater = scores.pop("by_rater", None)
+    write_json(path.parent / RATERS_NAME, list(scorers.raters) if by_rater is not None else [])
     if by_rater is not None:
         # Rows of lists: what plans and penalties read, in the units of the population's cost.
         scores[RATER_COST] = scorers.cost.combine_raters(by_rater)
@@ -166,6 +169,12 @@ def read_sample_bank(path: Path, raters: Float[np.ndarray, " raters"] | None = N
         return SampleBank(bank.reward, cost.reshape(shape), raters, bank.prompt_ids)
     reward, cost = (np.asarray(columns[name], dtype=np.float64) for name in ("reward", "cost"))
     return _sample_bank(num_prompts, columns["prompt_id"], reward, cost)
+
+
+def read_bank_raters(directory: Path) -> tuple[str, ...]:
+    """Whom the bank's costs tell apart, in the order of their columns."""
+    names: list[str] = read_json(directory / RATERS_NAME)
+    return tuple(names)
 
 
 def read_bank(path: Path) -> BankTable:

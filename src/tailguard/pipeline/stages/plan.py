@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tailguard.config import LimitSection, Recipe, Target
+from tailguard.config.limits import EVERYBODY
 from tailguard.errors import InfeasibleError
 from tailguard.evaluation.record import to_number
 from tailguard.evaluation.report.figures import draw_figures
@@ -16,14 +17,21 @@ from tailguard.pipeline.plan_artifact import (
     Plan,
     PlanFigures,
     PlannedTarget,
+    RaterPart,
     read_plan,
     write_weights,
 )
 from tailguard.pipeline.stage import Stage, Work
-from tailguard.pipeline.stages.bank import BANK_NAME, read_sample_bank, sample_risk
-from tailguard.planning import SampleBank, Solution, frontier, solve
+from tailguard.pipeline.stages.bank import (
+    BANK_NAME,
+    read_bank_raters,
+    read_sample_bank,
+    sample_risk,
+)
+from tailguard.planning import RaterLimit, SampleBank, Solution, frontier, solve
 from tailguard.portfolio import Profile, select
-from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope
+from tailguard.portfolio.rater_tails import rater_weights
+from tailguard.risk import CVaR, Mean, RiskLimit, RiskMeasure, Scope, as_threshold
 from tailguard.risk.spelling import describe_limit, limit_to_json
 
 _UNREACHABLE = -1e12  # a budget below every cost: its refusal tells the smallest reachable risk
@@ -43,7 +51,12 @@ def _build(work: Work) -> dict[str, object]:
     solutions = frontier(bank, [p.limit for p in profiles], kl_coef=settings.kl_coef)
     planned: list[tuple[PlannedTarget, Solution]] = []
     for number, target in enumerate(settings.targets):
-        planned.append(plan_target(bank, target, work.recipe))
+        made = (
+            plan_target(bank, target, work.recipe)
+            if target.raters is None
+            else _plan_for_raters(work.parents["bank"], target, work.recipe)
+        )
+        planned.append(made)
         work.progress("plan: targets", number + 1, len(settings.targets))
     if settings.num_members:
         planned += _chosen_members(bank, profiles, settings.num_members, settings.kl_coef)
@@ -64,7 +77,7 @@ def _build(work: Work) -> dict[str, object]:
     return {target.name: target.to_json() for target, _ in planned}
 
 
-STAGE = Stage("plan", "Plan", 5, ("bank",), _config, lambda recipe: {}, _build)
+STAGE = Stage("plan", "Plan", 6, ("bank",), _config, lambda recipe: {}, _build)
 
 
 def frontier_rows(directory: Path) -> list[dict[str, str]]:
@@ -147,6 +160,76 @@ def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[Plann
             least,
         )
     return PlannedTarget(target.name, limit, PlanFigures.of(solution)), solution
+
+
+def _plan_for_raters(
+    directory: Path, target: Target, recipe: Recipe
+) -> tuple[PlannedTarget, Solution]:
+    """A target whose limit is on raters: of all by their weights together, or of each of them.
+
+    Raises:
+        InputError: a rater that the scorer does not know.
+        InfeasibleError: as `plan_target`; with a limit for each it names who cannot be kept within it.
+    """
+    raters = read_bank_raters(directory)
+    asked = target.raters
+    assert asked is not None  # the caller looked
+    if asked == EVERYBODY:
+        asked = dict.fromkeys(raters, 1.0)
+    weights = rater_weights(asked, raters)
+    shares = np.full(len(raters), 1.0 / len(raters)) if weights is None else weights
+    bank = read_sample_bank(directory / BANK_NAME, shares)
+    limits = _rater_limits(bank, target, recipe, each=weights is None)
+    plain = RiskLimit(limits[0].measure, limits[0].budget)
+    asked_for = limits if weights is None else plain
+    solution = solve(bank, asked_for, kl_coef=recipe.plan.kl_coef)
+    if not solution.feasible:
+        least = solution.smallest_reachable_risks
+        told = f"; the smallest risk that this bank can reach is {least[0]:.4g}"
+        if weights is None:
+            named = zip(raters, least, strict=True)
+            told = "; the least that can be reached is " + ", ".join(
+                f"{name} {risk:.4g}" for name, risk in named
+            )
+        raise InfeasibleError(
+            f"plan.targets: '{target.name}' asks for {describe_limit(plain)} for raters"
+            f" {target.raters}{told}: raise the budget or sample more answers (bank.num_samples)",
+            max(least),
+        )
+    figures = PlanFigures.of(solution)
+    if weights is not None:
+        shared = dict(zip(raters, weights.tolist(), strict=True))
+        return PlannedTarget(target.name, plain, figures, shared), solution
+    found = zip(raters, solution.multipliers, solution.thresholds, solution.risks, strict=True)
+    parts = tuple(RaterPart(name, lam, as_threshold(nu), risk) for name, lam, nu, risk in found)
+    return PlannedTarget(target.name, plain, figures, each=parts), solution
+
+
+def _rater_limits(
+    bank: SampleBank, section: LimitSection, recipe: Recipe, *, each: bool
+) -> list[RaterLimit]:
+    """One limit for each rater, or one for all together; with the same budget in numbers."""
+    measure = section.risk_measure(recipe.scorers.cost_bound)
+    assert bank.rater_weight is not None
+    places = list(range(len(bank.rater_weight))) if each else [None]
+
+    def risk(place: int | None) -> float:
+        seen = bank.seen_by(place)
+        mass = seen.row_weights(np.full(seen.reward.shape, 1.0 / seen.num_samples))
+        return float(measure.value_rows(seen.row_costs().ravel(), mass.ravel() / seen.num_prompts))
+
+    budget = section.budget
+    if not isinstance(budget, float | int):
+        here = max(map(risk, places))
+        least, share = here, 0.0
+        if section.reduction is not None:
+            share = section.reduction
+            least = max(
+                smallest_reachable_risk(bank.seen_by(place), measure, recipe.plan.kl_coef)
+                for place in places
+            )
+        budget = here + share * (least - here)
+    return [RaterLimit(measure, budget, rater=place) for place in places]
 
 
 def limit_on(bank: SampleBank, section: LimitSection, recipe: Recipe) -> RiskLimit:

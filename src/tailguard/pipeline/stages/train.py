@@ -6,7 +6,7 @@ After that, rounds in which the policy that serves users worst is trained on (`t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ ADAPTER_NAME = "adapter"
 CURVES_NAME = "curves.json"
 _DISTILLED_NAME = "distilled"  # an adapter that on-policy steps start from; not kept
 ROUNDS_NAME = "rounds.json"
-_VERSION = 5
+_VERSION = 6
 
 
 def _config(recipe: Recipe) -> dict[str, object]:
@@ -262,7 +262,8 @@ def _on_policy(
         _taught(work),
         out,
         scorers=scorers,
-        constraints=_constraints(target),
+        constraints=_constraints(target, scorers.raters),
+        rater_cost=(scorers.raters, scorers.cost.score_raters) if target.raters else None,
         settings=settings_of(
             RLOOSettings,
             recipe.train,
@@ -277,8 +278,21 @@ def _on_policy(
     )
 
 
-def _constraints(target: PlannedTarget) -> list[PlannedConstraint]:
+def _constraints(target: PlannedTarget, raters: Sequence[str]) -> list[PlannedConstraint]:
+    """What is trained towards: with raters, the costs are a column for each."""
     if target.limit is None:
         return []
+    if target.each:
+        return [
+            PlannedConstraint(
+                target.limit, part.threshold, part.multiplier, list(raters).index(part.rater)
+            )
+            for part in target.each
+        ]
     figures = target.figures
+    if target.shares:
+        shares = tuple(target.shares[name] for name in raters)
+        return [
+            PlannedConstraint(target.limit, figures.threshold, figures.multiplier, shares=shares)
+        ]
     return [PlannedConstraint(target.limit, figures.threshold, figures.multiplier)]

@@ -8,7 +8,7 @@ from tailguard.planning.joint.bound import VectorBound
 from tailguard.planning.joint.feasible import least_excess
 from tailguard.planning.joint.search import BestJoint, JointSearch, Thresholds
 from tailguard.planning.per_prompt.boxes import BoxSearch
-from tailguard.planning.problem import TOLERANCE, Problem, Tilted
+from tailguard.planning.problem import TOLERANCE, Problem, Tilted, rater_of
 from tailguard.planning.solution import Solution
 from tailguard.risk.limit import RiskLimit
 
@@ -75,7 +75,9 @@ def plan_jointly(
     )
     if best.value == -np.inf:
         return bench.answer(constraints, [safe], known, listed=True)
-    if search.can_branch:
+    if any(rater_of(c) is not None for c in constraints):
+        bound = known  # of each alone: the others' bounds average over raters
+    elif search.can_branch:
         bound = _branch(bench, search, best, known)
     else:
         bound = min(known, _lagrangian(bench, search, best))

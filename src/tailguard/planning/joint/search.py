@@ -12,8 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
+from tailguard.planning.bank import SampleBank
 from tailguard.planning.curve import DualCurve
 from tailguard.planning.joint.dual import JointDual, JointPoint, Vector
+from tailguard.planning.problem import rater_of
 from tailguard.planning.tilt import Matrix, Threshold, Tilt, num_thresholds, sample_penalty
 from tailguard.risk.limit import RiskLimit
 
@@ -56,11 +58,15 @@ class JointSearch:
     @cached_property
     def fixed(self) -> tuple[float | None, ...]:
         """The sufficient threshold of each pooled constraint that has one; None where ν is searched."""
-        smallest = float(self.tilt.bank.cost.min())
         return tuple(
-            c.measure.sufficient_threshold(c.budget, smallest) if c.scope == "pooled" else None
+            c.measure.sufficient_threshold(c.budget, float(self._bank(c).cost.min()))
+            if c.scope == "pooled"
+            else None
             for c in self.constraints
         )
+
+    def _bank(self, constraint: RiskLimit) -> SampleBank:
+        return self.tilt.bank.seen_by(rater_of(constraint))
 
     @property
     def can_branch(self) -> bool:
@@ -120,10 +126,10 @@ class JointSearch:
 
     def minimisers(self, weights: Matrix) -> Thresholds:
         """The thresholds that suit a policy best."""
-        bank = self.tilt.bank
-        costs, mass = bank.row_costs(), bank.row_weights(weights)
         found: list[Threshold] = []
         for constraint in self.constraints:
+            bank = self._bank(constraint)
+            costs, mass = bank.row_costs(), bank.row_weights(weights)
             if constraint.scope == "per_prompt":
                 found.append(constraint.measure.threshold_rows(costs, mass))
             else:
@@ -138,9 +144,8 @@ class JointSearch:
 
     def penalties(self, thresholds: Thresholds) -> list[Matrix]:
         """φ of every constraint at its threshold."""
-        bank = self.tilt.bank
         return [
-            sample_penalty(bank, asked.measure, nu)
+            sample_penalty(self._bank(asked), asked.measure, nu)
             for asked, nu in zip(self.constraints, thresholds, strict=True)
         ]
 
