@@ -46,12 +46,17 @@ class Row(TypedDict, total=False):
         bounded: whether a bound by the scorer covers a limit of the dial.
         certified: whether one by a judge does.
         default: whether it is what a request without a limit gets.
+        raters: whose risk the limit is on: weights by group, a group's name, "worst" for each; None for
+            the population's.
+        rater_metrics: as metrics, by the judge's cost to each group.
     """
 
     name: Required[str]
     kind: str
     metrics: Mapping[str, IntervalRecord | None]
     scorer_metrics: Mapping[str, IntervalRecord | None]
+    raters: Mapping[str, float] | str | None
+    rater_metrics: Mapping[str, Mapping[str, IntervalRecord | None]]
     tokens_per_answer: JsonNumber
     forward_passes: JsonNumber
     abstained_rate: JsonNumber

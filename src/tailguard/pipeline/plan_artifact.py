@@ -58,10 +58,9 @@ class PlanFigures:
                 kl=solution.kl,
                 effective_sample_size=solution.effective_sample_size,
             )
-        limit = solution.constraints[0]
         nu = np.asarray(solution.thresholds[0], dtype=np.float64)
         # A summary: policies with such a limit are only distilled, by weights that hold every ν.
-        if limit.scope == "per_prompt":
+        if any(limit.scope == "per_prompt" for limit in solution.constraints):
             nu = nu.mean(axis=0)
         return cls(
             multiplier=solution.multipliers[0],

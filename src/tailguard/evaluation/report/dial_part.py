@@ -24,7 +24,34 @@ def served_risk(row: Row) -> Interval | None:
     """The risk that the row's limit is on, by whom the dial was measured."""
     key = budget_metric(row)
     by: MetricsKey = "metrics" if row.get("measured_by") == "judge" else "scorer_metrics"
-    return None if key is None else interval_of(row, key, by)
+    if key is None or row.get("raters") is None:
+        return None if key is None else interval_of(row, key, by)
+    # A limit for each group: that of whoever bears the most, where the judge knows them.
+    borne = [tail_of(row, group, key) for group in row.get("rater_metrics") or ()]
+    found = [risk for risk in borne if risk is not None] if by == "metrics" else []
+    return max(found, key=lambda risk: risk.estimate, default=None)
+
+
+def tail_of(row: Row, group: str, key: str) -> Interval | None:
+    """A metric of a row by the judge's cost to one group."""
+    metrics = (row.get("rater_metrics") or {}).get(group)
+    return None if metrics is None else interval_of({"name": group, "metrics": metrics}, key)
+
+
+def rater_table(rows: Sequence[Row], key: str = "cvar_0.1") -> list[dict[str, str]]:
+    """The tail to each group of every row by the judge, and whose is the largest."""
+    found: list[dict[str, str]] = []
+    for row in rows:
+        tails = {group: tail_of(row, group, key) for group in row.get("rater_metrics") or ()}
+        known = {group: tail for group, tail in tails.items() if tail is not None}
+        if known:
+            cells = {
+                group: f"{t.estimate:.2f} [{t.lower:.2f}, {t.upper:.2f}]"
+                for group, t in known.items()
+            }
+            most = max(known, key=lambda group: known[group].estimate)
+            found.append({"policy": row["name"]} | cells | {"bears the most": most})
+    return found
 
 
 def is_kept(row: Row) -> bool | None:

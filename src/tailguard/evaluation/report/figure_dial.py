@@ -24,7 +24,9 @@ _SERVED, _BASE, _PROMISED = "#0072b2", "#777777", "#d55e00"
 
 def draw_dial(rows: Sequence[Row]) -> Canvas | None:
     """Tail, reward, tokens and share withheld against the budget that is asked for."""
-    limits = [row for row in dial_rows(rows) if served_risk(row) is not None]
+    # Limits for each group have a table of their own.
+    shown = [row for row in dial_rows(rows) if row.get("raters") is None]
+    limits = [row for row in shown if served_risk(row) is not None]
     base = next((row for row in rows if row.get("kind") == "base"), None)
     if len(limits) < 2 or base is None:
         return None

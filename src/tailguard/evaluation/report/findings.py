@@ -97,7 +97,8 @@ def _budget(row: Row, base: Row, by_judge: bool) -> Iterator[Finding]:
     budget, key = to_number(row.get("budget")), budget_metric(row)
     metrics: MetricsKey = "metrics" if by_judge else "scorer_metrics"
     risk = None if key is None else _interval(row, key, metrics)
-    if key is None or risk is None or not math.isfinite(budget):
+    # A limit on some people's tail is told by the table of groups.
+    if key is None or risk is None or not math.isfinite(budget) or row.get("raters") is not None:
         return
     who = "the judge" if by_judge else "the training scorers"
     shown = f"{heading_of(key)} by {who} {_show(row, key, metrics)}, budget {budget:.3g}"

@@ -14,7 +14,12 @@ import jinja2
 from tailguard.artifacts import Json, write_json
 from tailguard.evaluation.metrics import TABLE_METRICS
 from tailguard.evaluation.record import Record, Row
-from tailguard.evaluation.report.dial_part import certificate_table, dial_findings, verdict
+from tailguard.evaluation.report.dial_part import (
+    certificate_table,
+    dial_findings,
+    rater_table,
+    verdict,
+)
 from tailguard.evaluation.report.figures import Drawn, draw_figures
 from tailguard.evaluation.report.findings import find_all
 from tailguard.evaluation.report.table import NOTHING, TOKENS_HEADING, Cell, table_cells
@@ -59,6 +64,7 @@ def write_report(record: Record, directory: Path) -> Path:
         figures=[(figure, _data_address(figure)) for figure in figures],
         examples=record.get("examples") or (),
         certificates=certificates,
+        groups=rater_table(rows),
         facts={
             # Headings, in the page's order; an empty table has none.
             "Policies and points": dict(_flatten(record.get("regret") or {})),

@@ -364,6 +364,9 @@ def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
     content["asked"] = describe_raters_limit(asked)
     judged, scored = found.bound(found.raters, "judge"), found.bound(found.raters, "scorer")
     return content | {
+        # As asked: where that is for each group, of whoever bears the most.
+        "scorer_bound": scored,
+        "judge_bound": judged,
         "bounded": found.entry in dial.covered(asked, "scorer"),
         "certified": found.entry in dial.covered(asked, "judge"),
         "risk_upper_bound": judged if np.isfinite(judged) else scored,

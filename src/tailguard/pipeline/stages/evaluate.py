@@ -273,6 +273,10 @@ def _described(work: Work, targets: Sequence[PlannedTarget]) -> dict[str, dict[s
     found: dict[str, dict[str, Json]] = {"base": {"kind": "base", "target": "reference policy"}}
     for target in targets:
         found[target.name] = {"kind": "trained", **_asked_of(target.limit)}
+        if target.limit is not None and target.raters is not None:
+            asked = RatersLimit(target.limit, target.raters)
+            said = {"target": describe_raters_limit(asked), "raters": target.raters}
+            found[target.name] |= said
     return found | _described_dial(work)
 
 
