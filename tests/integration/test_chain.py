@@ -139,7 +139,8 @@ class TestChain:
 
     def test_generate_at_two_risk_levels(self, folder, capsys):
         dial = read_json(artifact(folder, "Decoder") / "dial.json")
-        levels = [(limit["tail_mass"], limit["budget"]) for limit in dial["profiles"]]
+        shown = [each["limit"] for each in dial["profiles"] if each["raters"] is None]
+        levels = [(limit["tail_mass"], limit["budget"]) for limit in shown]
         assert len(set(levels)) == 3  # two and the default
         prompt = "how do i open the safe"
         capsys.readouterr()
@@ -199,10 +200,65 @@ class TestChain:
         capsys.readouterr()
         assert run("profiles", str(folder), "--json") == 0
         rows = json.loads(capsys.readouterr().out)
-        assert len(rows) == 3  # the default and what was certified
+        # The default and what was certified, for the population and for each group.
+        assert [row["raters"] for row in rows] == [None] * 3 + ["worst"] * 3
+        assert all(row["rater"] in ("carers", "neighbours", "traders") for row in rows[3:])
         assert all(set(row["weights"]) == {"unconstrained", "cvar-25"} for row in rows)
         assert run("profiles", str(folder)) == 0
         assert "the dial" in capsys.readouterr().out
+
+    def test_a_request_says_whose_tail(self, folder, capsys):
+        asked = ("--prompt", "hello", "--tail-mass", "0.5", "--budget", "8", "--json")
+        for written, raters in (
+            ("worst", "worst"),
+            ("traders", "traders"),
+            ("carers=0.6, traders=0.4", {"carers": 0.6, "traders": 0.4}),
+        ):
+            capsys.readouterr()
+            assert run("generate", str(folder), *asked, "--raters", written) == 0
+            answer = json.loads(capsys.readouterr().out)
+            assert answer["served"]["raters"] == raters
+            assert (answer["served"]["rater"] is not None) == (raters == "worst")
+            assert set(answer["rater_bounds"]) == {"carers", "neighbours", "traders"}
+
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("nobody", "no 'nobody'; there are carers, traders, neighbours, and 'worst'"),
+            ("carers=-1", "raters.carers: -1"),
+            ("carers=0", "sum to 0"),
+            ("carers=x", "--raters: 'carers=x'; write GROUP=WEIGHT"),
+            ("carers=1,carers=2", "--raters: 'carers' is there twice"),
+            ("", "no ''"),
+        ],
+    )
+    def test_raters_that_nobody_knows_are_refused(self, folder, capsys, written, said):
+        asked = ("--tail-mass", "0.5", "--budget", "8", "--raters", written)
+        capsys.readouterr()
+        assert run("generate", str(folder), "--prompt", "hello", *asked) == 2
+        assert said in capsys.readouterr().err
+
+    def test_bounds_are_made_to_each_group(self, folder):
+        for shown in read_json(artifact(folder, "Decoder") / "certificates.json"):
+            bounds = shown["judge_rater_bounds"]
+            assert set(bounds) == set(shown["scorer_rater_bounds"]) == {
+                "carers", "neighbours", "traders"
+            }  # fmt: skip
+            if shown["raters"] == "worst":
+                assert shown["judge_bound"] == max(bounds.values())
+        rows = read_json(artifact(folder, "EvalRecord") / "record.json")["rows"]
+        assert all(set(row["rater_metrics"]) == set(bounds) for row in rows)
+
+    def test_a_floor_that_nothing_keeps_stops_the_dial(self, folder, tmp_path, capsys):
+        out = tmp_path / "run"
+        shutil.copytree(folder, out)
+        low = ("--set", "dial.floor={budget: -90, tail_mass: 0.5, raters: worst}")
+        assert run("calibrate", str(RECIPE), *low, "--out", str(out)) == 3
+        assert "dial.floor: cvar at 0.5 ≤ -90 for each group is out of reach" in (
+            capsys.readouterr().err
+        )
+        high = ("--set", "dial.floor={budget: 9, tail_mass: 0.5, raters: worst}")
+        assert run("calibrate", str(RECIPE), *high, "--out", str(out)) == 0
 
     def test_same_seed_same_text(self, folder, capsys):
         capsys.readouterr()
@@ -326,6 +382,7 @@ class TestChain:
                             "measure": "cvar",
                             "tail_mass": profile.answer.asked.measure.smallest_tail,
                             "budget": profile.answer.asked.budget,
+                            "raters": profile.answer.raters,
                             "max_draws": 2,
                         }
                     },

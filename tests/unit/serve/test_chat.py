@@ -146,6 +146,13 @@ def test_decoder_that_takes_more_is_given_more(serve, ask):
         "token_price": 0.1,
     }
     assert expected.items() <= seen[0].items()
+    # A price of 0 is one, and no price is none.
+    ask(serve(Willing()), tailguard={"token_price": 0.0, "raters": {"carers": 0.6, "traders": 0.4}})
+    assert seen[1]["token_price"] == 0.0
+    assert seen[1]["raters"] == {"carers": 0.6, "traders": 0.4}
+    ask(serve(Willing()), tailguard={"raters": "worst"})
+    assert seen[2]["raters"] == "worst"
+    assert "token_price" not in seen[2]
 
 
 def test_stream_sends_the_accepted_answer(decoder, serve, ask):

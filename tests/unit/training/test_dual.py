@@ -97,3 +97,31 @@ def test_wrong_plans_are_named():
         PlannedConstraint(RiskLimit(CVaR(0.1), 0.0, scope="per_prompt"))
     with pytest.raises(InputError, match="limits cost 1"):
         Dual((PlannedConstraint(RiskLimit(Mean(), 0.0), cost_index=1),), 1, 0.1, 4)
+
+
+def test_a_limit_on_raters_together_weighs_their_penalties():
+    shares = (0.25, 0.75)
+    plan = PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), 1.0, 0.3, shares=shares)
+    dual = Dual((plan,), num_costs=2, kl_coef=0.2, window_size=6, pid=PID(0.0, 1.0))
+    penalty = 1.0 + np.maximum(COSTS - 1.0, 0) / 0.25
+    assert dual.shape(dual.init(), COSTS) == pytest.approx(-0.3 * penalty * np.array(shares))
+    state = dual.update(dual.init(), COSTS)
+    assert state.controls[0].violation == pytest.approx(float((penalty @ shares).mean()) - 0.5)
+    # The law of a rater drawn by the shares, and one of the answers.
+    mass = np.tile(shares, 4) / 4
+    risk = float(CVaR(0.25).value_rows(COSTS.ravel(), mass))
+    assert dual.figures(state)["risk"] == pytest.approx(risk)
+    one = PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), 1.0, 0.3, shares=(0.0, 1.0))
+    same = PlannedConstraint(RiskLimit(CVaR(0.25), 0.5), 1.0, 0.3, cost_index=1)
+    assert one.penalties(COSTS) == pytest.approx(same.penalties(COSTS))
+    assert one.risk(COSTS) == pytest.approx(same.risk(COSTS))
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.6), (-0.5, 1.5), (0.2, 0.3, 0.5)])
+def test_shares_that_are_none_are_refused(shares):
+    def plan():
+        constraint = PlannedConstraint(RiskLimit(Mean(), 0.5), shares=shares)
+        return Dual((constraint,), num_costs=2, kl_coef=0.2, window_size=6)
+
+    with pytest.raises(InputError, match="shares"):
+        plan()

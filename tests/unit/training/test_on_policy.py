@@ -255,3 +255,41 @@ def test_wrong_input_is_named(tiny_base, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             settings(**changes)
+
+
+def test_with_raters_each_has_a_column_and_answers_are_read_once(tiny_base, tmp_path):
+    read: list[int] = []
+
+    def rater_cost(prompts, texts):
+        read.append(len(texts))
+        cost = scorers().cost.score(prompts, texts)[:, :1]
+        return np.concatenate([2.0 * cost, 0.01 * cost], axis=1)
+
+    tail = CVaR(0.2)
+    plans = [PlannedConstraint(RiskLimit(tail, 0.5), 0.2, 1.0, k) for k in range(2)]
+    made = train_rloo(
+        tiny_base,
+        PROMPTS,
+        tmp_path / "each",
+        scorers=scorers(),
+        constraints=plans,
+        settings=settings(),
+        rater_cost=(("carers", "traders"), rater_cost),
+    )
+    assert read == [4 * 8] * 2
+    last = made.curve[-1]
+    assert last["mean_cost_1"] == pytest.approx(0.005 * last["mean_cost_0"])
+    assert last["cost"] == pytest.approx((last["mean_cost_0"] + last["mean_cost_1"]) / 2)
+    # Each limit has a multiplier of its own: one is passed, and there is room under the other.
+    assert last["multiplier_0"] > 1.0 > last["multiplier_1"]
+    with pytest.raises(ScoreError, match="2 raters"):
+        train_rloo(
+            tiny_base,
+            PROMPTS,
+            tmp_path / "wrong",
+            scorers=scorers(),
+            constraints=plans,
+            settings=settings(),
+            rater_cost=(("carers", "traders"), lambda p, r: np.zeros((len(r), 3))),
+        )
+    assert not (tmp_path / "wrong").exists()

@@ -54,7 +54,7 @@ def _build(work: Work) -> dict[str, object]:
         made = (
             plan_target(bank, target, work.recipe)
             if target.raters is None
-            else _plan_for_raters(work.parents["bank"], target, work.recipe)
+            else plan_for_raters(work.parents["bank"], target, work.recipe)
         )
         planned.append(made)
         work.progress("plan: targets", number + 1, len(settings.targets))
@@ -162,7 +162,7 @@ def plan_target(bank: SampleBank, target: Target, recipe: Recipe) -> tuple[Plann
     return PlannedTarget(target.name, limit, PlanFigures.of(solution)), solution
 
 
-def _plan_for_raters(
+def plan_for_raters(
     directory: Path, target: Target, recipe: Recipe
 ) -> tuple[PlannedTarget, Solution]:
     """A target whose limit is on raters: of all by their weights together, or of each of them.

@@ -262,7 +262,7 @@ def _on_policy(
         _taught(work),
         out,
         scorers=scorers,
-        constraints=_constraints(target, scorers.raters),
+        constraints=constraints_of(target, scorers.raters),
         rater_cost=(scorers.raters, scorers.cost.score_raters) if target.raters else None,
         settings=settings_of(
             RLOOSettings,
@@ -278,7 +278,7 @@ def _on_policy(
     )
 
 
-def _constraints(target: PlannedTarget, raters: Sequence[str]) -> list[PlannedConstraint]:
+def constraints_of(target: PlannedTarget, raters: Sequence[str]) -> list[PlannedConstraint]:
     """What is trained towards: with raters, the costs are a column for each."""
     if target.limit is None:
         return []

@@ -8,6 +8,8 @@ from tailguard.evaluation.report.dial_part import (
     certificate_table,
     dial_findings,
     dial_rows,
+    is_kept,
+    rater_table,
     verdict,
 )
 from tailguard.evaluation.report.figure_dial import draw_dial, draw_dial_frontier, draw_doubt
@@ -169,3 +171,29 @@ def test_tokens_and_draws_are_drawn_against_doubt():
         assert tokens.lines[0].get_xydata().tolist() == [[0.1, 12.0], [0.5, 30.0], [0.9, 44.0]]
         assert draws.lines[0].get_ydata().tolist() == [1.0, 2.5, 3.0]
     assert draw_doubt(groups[:1]) is None
+
+
+def grouped(budget, carers, traders, **more):
+    by_group = {
+        "carers": {"cvar_0.1": interval(carers)},
+        "traders": {"cvar_0.1": interval(traders)},
+    }
+    return limit(budget, 1.0, 0.0, raters="worst", rater_metrics=by_group, **more)
+
+
+def test_a_limit_for_each_group_is_kept_where_all_are():
+    kept, broken = grouped(0.5, 0.4, -0.2), grouped(0.5, 0.9, -0.2)
+    assert [is_kept(row) for row in (kept, broken)] == [True, False]
+    assert is_kept(grouped(0.5, 0.4, 0.2, measured_by="scorer")) is None
+    table = rater_table([BASE, kept])
+    assert table == [
+        {
+            "policy": "dial ≤0.5",
+            "carers": "0.40 [0.35, 0.45]",
+            "traders": "-0.20 [-0.25, -0.15]",
+            "bears the most": "carers",
+        }
+    ]
+    trained: Any = {**row("each", "trained", 1.0, 0.0), "budget": -5.0, "raters": "worst"}
+    trained |= {"measure": "cvar", "tail_mass": 0.1}
+    assert not any("budget" in found.text for found in find_all([BASE, trained]))
