@@ -239,15 +239,14 @@ class TestChain:
         assert said in capsys.readouterr().err
 
     def test_bounds_are_made_to_each_group(self, folder):
+        groups = {"carers", "neighbours", "traders"}
         for shown in read_json(artifact(folder, "Decoder") / "certificates.json"):
             bounds = shown["judge_rater_bounds"]
-            assert set(bounds) == set(shown["scorer_rater_bounds"]) == {
-                "carers", "neighbours", "traders"
-            }  # fmt: skip
+            assert set(bounds) == set(shown["scorer_rater_bounds"]) == groups
             if shown["raters"] == "worst":
                 assert shown["judge_bound"] == max(bounds.values())
         rows = read_json(artifact(folder, "EvalRecord") / "record.json")["rows"]
-        assert all(set(row["rater_metrics"]) == set(bounds) for row in rows)
+        assert all(set(row["rater_metrics"]) == groups for row in rows)
 
     def test_a_floor_that_nothing_keeps_stops_the_dial(self, folder, tmp_path, capsys):
         out = tmp_path / "run"
