@@ -91,6 +91,8 @@ class Record(TypedDict, total=False):
         reference: the reference policy on the bank: ``reward``, and a risk for each tail mass.
         curves: policy → what training logged at each step.
         examples: each a ``prompt`` and ``answers``.
+        disagreements: answers of the base policy on whose cost groups differ most: ``prompt``, ``text`` and
+            ``costs`` by group.
         certificates: upper confidence bounds, each with its setting.
         dial_frontier: of the dial as it was measured in calibration: ``budget``, ``token_price``,
             ``risk``, ``reward``, ``tokens`` and ``withheld`` of each point.
@@ -110,6 +112,7 @@ class Record(TypedDict, total=False):
     reference: Mapping[str, JsonNumber]
     curves: Mapping[str, Sequence[Mapping[str, JsonNumber]]]
     examples: Sequence[Mapping[str, Json]]
+    disagreements: Sequence[Mapping[str, Json]]
     certificates: Sequence[Mapping[str, Json]]
     dial_frontier: Sequence[Mapping[str, JsonNumber]]
     doubt: Sequence[Mapping[str, JsonNumber]]

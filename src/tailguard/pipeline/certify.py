@@ -17,9 +17,9 @@ from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
 from tailguard.pipeline.dial_artifact import DialFile
+from tailguard.pipeline.dial_bounds import draw_entry
 from tailguard.pipeline.given_judge import GivenJudge, read_verdicts
 from tailguard.pipeline.seen_prompts import read_seen_prompts
-from tailguard.pipeline.stages.calibrate_dial import draw_entry
 from tailguard.risk import (
     CVaR,
     RiskLimit,

@@ -65,6 +65,7 @@ def write_report(record: Record, directory: Path) -> Path:
         examples=record.get("examples") or (),
         certificates=certificates,
         groups=rater_table(rows),
+        disagreements=record.get("disagreements") or (),
         facts={
             # Headings, in the page's order; an empty table has none.
             "Policies and points": dict(_flatten(record.get("regret") or {})),

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from tailguard.artifacts import write_json
-from tailguard.data import Prompt
-from tailguard.decoding.admission import POPULATION
-from tailguard.decoding.certificates import (
-    judge_bound,
-    scorer_bound,
-    served_bounds,
-    unscored_answers,
-)
-from tailguard.decoding.chosen import Chosen
 from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate, describe_raters_limit
 from tailguard.decoding.drawing import Scorers
@@ -27,10 +18,9 @@ from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.rule import simulate
 from tailguard.decoding.worth import AnswerScores, AnswerWorth
-from tailguard.engines import prompt_seeds
 from tailguard.errors import InfeasibleError
-from tailguard.evaluation.judges import Judge
 from tailguard.pipeline.dial_artifact import MEMBERS_NAME, DialFile
+from tailguard.pipeline.dial_bounds import draw_entry, entry_bounds
 from tailguard.pipeline.plan_artifact import read_plan
 from tailguard.pipeline.process_heads import HEADS_NAME, read_heads
 from tailguard.pipeline.scorer_artifact import load_scorer_pair
@@ -46,13 +36,12 @@ from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
 from tailguard.portfolio.dial import DialTable, RatersLimit
 from tailguard.portfolio.rater_tails import WORST, RatersAsked
-from tailguard.risk import CVaR, RiskLimit, RiskMeasure
+from tailguard.risk import CVaR, RiskLimit
 from tailguard.risk.spelling import limit_to_json
 from tailguard.scorers.shift import shift_limit
 
 CERTIFICATES_NAME = "certificates.json"
 DOUBT_NAME = "doubt.json"
-_PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
 
 
 def build_dial(work: Work) -> dict[str, object]:
@@ -272,89 +261,18 @@ def _certify(work: Work, file: DialFile, certifiable: Dial) -> list[DialCertific
             seed=work.seed("certify"),
             on_progress=work.steps(f"certify: limit {number + 1} of {len(path)}"),
         )
-        bounds = _bounds(work, dial, answer.number, asked.limit.measure, prompts, served, judge)
-        found.append(replace(bounds, limit=asked.limit, raters=asked.raters))
+        made = entry_bounds(
+            dial,
+            answer.number,
+            asked,
+            prompts,
+            served,
+            judge=judge,
+            largest_cost=recipe.scorers.cost_bound,
+            confidence=recipe.decoding.confidence,
+        )
+        found.append(made)
     return found
-
-
-def draw_entry(
-    decoder: Decoder,
-    prompts: Sequence[Prompt],
-    number: int,
-    *,
-    seed: int,
-    on_progress: Callable[[int, int], None],
-) -> list[Chosen]:
-    """Answers of one entry to many prompts, with progress."""
-    seeds = prompt_seeds(seed, len(prompts))
-    made: list[Chosen] = []
-    for start in range(0, len(prompts), _PROMPTS_PER_STEP):
-        rows = slice(start, start + _PROMPTS_PER_STEP)
-        made += decoder.draw(prompts[rows], decoder.dial.entries[number], seed=seeds[rows])
-        on_progress(len(made), len(prompts))
-    return made
-
-
-def _bounds(
-    work: Work,
-    dial: Dial,
-    number: int,
-    measure: RiskMeasure,
-    prompts: list[Prompt],
-    served: list[Chosen],
-    judge: Judge | None,
-) -> DialCertificate:
-    """Upper confidence bounds of one entry, by the scorer and by the judge, also to each rater."""
-    recipe, entry = work.recipe, dial.entries[number]
-    confidence, largest = recipe.decoding.confidence, recipe.scorers.cost_bound
-
-    def own(bounds: np.ndarray, *, is_capped: bool) -> float:
-        """By the scorer; nothing above the level is served only to those by whom the entry admits."""
-        unscored = unscored_answers(served)
-        return scorer_bound(
-            np.where(unscored, np.inf, bounds),
-            np.array([each.abstained for each in served]),
-            measure,
-            level=entry.rule.level if is_capped else largest,
-            largest_cost=largest,
-            confidence=confidence,
-        ).value
-
-    def by_judge(cost: np.ndarray, upper: float) -> float:
-        cost = np.where(unscored_answers(served), upper, cost)
-        found = judge_bound(cost, measure, upper, confidence)
-        # Where the declared range was wrong, so is a bound that rests on it.
-        return math.inf if found.num_clipped else found.value
-
-    certificate = DialCertificate(
-        number,
-        RiskLimit(measure, math.inf),
-        scorer_bound=own(
-            served_bounds(served)[0], is_capped=entry.admission in (POPULATION, WORST)
-        ),
-        judge_bound=math.inf,
-        confidence=confidence,
-        num_prompts=len(prompts),
-        scorer_rater_bounds={
-            name: own(
-                np.array([each.rater_bounds.get(name, math.inf) for each in served]),
-                is_capped=entry.admission in (name, WORST),
-            )
-            for name in dial.scored_raters
-        },
-    )
-    if judge is None:
-        return certificate
-    upper = judge.cost_bound if judge.cost_bound is not None else largest
-    texts = [each.text for each in served]
-    by_rater = judge.score_raters(prompts, texts)
-    return replace(
-        certificate,
-        judge_bound=by_judge(judge.score(prompts, texts)[1], upper),
-        judge_rater_bounds={
-            name: by_judge(by_rater[:, place], upper) for place, name in enumerate(judge.raters)
-        },
-    )
 
 
 def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:

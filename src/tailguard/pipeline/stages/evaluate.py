@@ -25,6 +25,7 @@ from tailguard.pipeline.decoder_artifact import (
     load_decoder,
 )
 from tailguard.pipeline.dial_artifact import DialFile, described_frontier, dial_names
+from tailguard.pipeline.dial_bounds import draw_entry
 from tailguard.pipeline.judges import build_judge
 from tailguard.pipeline.plan_artifact import PlannedTarget
 from tailguard.pipeline.requirements import NO_EVALUATION_PROMPTS
@@ -32,7 +33,7 @@ from tailguard.pipeline.scorer_artifact import given_sources, load_scorer_pair
 from tailguard.pipeline.sources import policy_input
 from tailguard.pipeline.stage import Stage, Work
 from tailguard.pipeline.stages.bank import score_in_parts
-from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NAME, draw_entry
+from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NAME
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
@@ -117,6 +118,7 @@ def _build(work: Work) -> dict[str, object]:
             "examples": _examples(
                 work, asked, judge, {name: answered[name].answers for name in [*plain, *limits]}
             ),
+            "disagreements": _disagreements(asked, judge, answered["base"].answers),
             "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
             "doubt": read_json(work.parents["calibrate"] / DOUBT_NAME),
             "dial_frontier": described_frontier(DialFile.read(work.parents["calibrate"])),
@@ -266,6 +268,27 @@ def _row(
             for place, rater in enumerate(judge.raters)
         }
     return row, cost[keep]
+
+
+def _disagreements(asked: _Asked, judge: Judge, given: AnswerSet) -> list[dict[str, Json]]:
+    """The base policy's answers on whose cost the judge's groups differ most, each text once."""
+    if len(judge.raters) < 2:
+        return []
+    costs = judge.score_raters(asked.prompts, given.texts)
+    spread = costs.max(axis=1) - costs.min(axis=1)
+    found: dict[str, dict[str, Json]] = {}
+    for row in np.argsort(-spread, kind="stable"):
+        text = given.texts[row]
+        if len(found) == _DISAGREEMENTS or spread[row] <= 0.0:
+            break
+        by_group = dict(zip(judge.raters, costs[row].tolist(), strict=True))
+        prompt = asked.prompts[row]
+        shown = prompt if isinstance(prompt, str) else json.dumps(prompt)
+        found.setdefault(text, {"prompt": shown, "text": text, "costs": by_group})
+    return list(found.values())
+
+
+_DISAGREEMENTS = 6
 
 
 def _described(work: Work, targets: Sequence[PlannedTarget]) -> dict[str, dict[str, Json]]:

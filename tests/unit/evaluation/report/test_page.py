@@ -71,7 +71,13 @@ def full_record() -> Any:
         "judge": {"name": f"the truth {HOSTILE}"},
         "num_prompts": 400,
         "settings": {"seed": 0, "plan": {"kl_coef": 0.25, "note": HOSTILE}},
-        "rows": rows,
+        "rows": [
+            each | {"rater_metrics": {"carers": each["metrics"], HOSTILE: each["metrics"]}}
+            for each in rows
+        ],
+        "disagreements": [
+            {"prompt": HOSTILE, "text": f"said {HOSTILE}", "costs": {"carers": 2.5, HOSTILE: -0.5}}
+        ],
         "costs": {r["name"]: generator.standard_normal(400) for r in rows},
         "frontier": [
             {
@@ -143,7 +149,7 @@ def test_nothing_is_loaded_and_no_text_becomes_markup(page):
     assert all("onerror" not in attrs for _, attrs in page.tags)
     assert sum(tag == "img" for tag, _ in page.tags) == 5
     # title (twice), judge, a setting, a prompt, policy, reason and text of an answer, a certificate
-    assert page.text.count(HOSTILE) == 9
+    assert page.text.count(HOSTILE) == 14
 
 
 def test_table_and_findings_come_first(page):
@@ -171,6 +177,15 @@ def test_json_is_the_record(record, made):
     assert written.pop("verdict") == ""  # it has no dial
     assert written == record | {"costs": costs}
     assert [f["verdict"] for f in findings] == ["good", "note", "good", "note", "good"]
+
+
+def test_groups_have_a_table_and_where_they_differ(record, tmp_path):
+    text = write_report(record, tmp_path / "groups").read_text(encoding="utf-8")
+    assert "Whose tail?" in text
+    assert "bears the most" in text
+    assert "Show 1 answers on which groups differ most" in text
+    without = record | {"rows": [each | {"rater_metrics": {}} for each in record["rows"]]}
+    assert "Whose tail?" not in write_report(without, tmp_path / "no").read_text(encoding="utf-8")
 
 
 def test_same_record_same_bytes(record, made, tmp_path):
