@@ -8,7 +8,7 @@ served is what the table holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -83,7 +83,7 @@ class KnownRaters:
 _MOST_OWN = 6
 
 
-def joint_table(
+def joint_table(  # noqa: PLR0913
     points: Sequence[MeasuredPoint],
     worth: AnswerWorth,
     grid: RuleGrid,
@@ -93,6 +93,7 @@ def joint_table(
     largest_withheld: float = 1.0,
     outlook: Outlook | None = None,
     raters: KnownRaters | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[DialEntry, ...], DialTable]:
     """Every point with every level, price, penalty and admission, less what no request could want.
 
@@ -106,6 +107,7 @@ def joint_table(
             least stays.
         outlook: of the pools' draws; without, none is left off on its way.
         raters: whose costs the pools hold; without, the table knows none.
+        on_progress: called with (points done, points).
 
     Returns:
         The entries, and their figures: by the judge where the pools have one, else by the scorers.
@@ -121,7 +123,7 @@ def joint_table(
     costs: list[np.ndarray] = []
     masses: list[np.ndarray] = []
     rows: list[tuple[float, float, float]] = []
-    for measured in points:
+    for number, measured in enumerate(points):
         pool = measured.pool
         reward, excess = worth.expected(AnswerScores.of_pool(pool))
         utilities = {
@@ -156,6 +158,8 @@ def joint_table(
                 judged = outcome.judged_reward
                 served = outcome.reward if judged is None else judged
                 rows.append((float(served.mean()), measured.kl, float(outcome.num_tokens.mean())))
+        if on_progress is not None:
+            on_progress(number + 1, len(points))
     reward, kl, tokens = np.array(rows).T
     tails = None
     if knots is not None:

@@ -72,6 +72,7 @@ def build_dial(work: Work) -> dict[str, object]:
         largest_withheld=recipe.dial.largest_withheld,
         outlook=outlook,
         raters=raters,
+        on_progress=work.steps("calibrate: trying rules at points"),
     )
     dial = Dial(
         entries,
