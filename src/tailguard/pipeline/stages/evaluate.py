@@ -277,7 +277,8 @@ def _disagreements(asked: _Asked, judge: Judge, given: AnswerSet) -> list[dict[s
     costs = judge.score_raters(asked.prompts, given.texts)
     spread = costs.max(axis=1) - costs.min(axis=1)
     found: dict[str, dict[str, Json]] = {}
-    for row in np.argsort(-spread, kind="stable"):
+    order: list[int] = np.argsort(-spread, kind="stable").tolist()
+    for row in order:
         text = given.texts[row]
         if len(found) == _DISAGREEMENTS or spread[row] <= 0.0:
             break
