@@ -17,6 +17,7 @@ from tailguard.data.table import write_table
 from tailguard.decoding.dial import Dial, DialAnswer, describe_raters_limit
 from tailguard.engines import sample_responses
 from tailguard.errors import InputError
+from tailguard.evaluation.disagreements import disagreements
 from tailguard.evaluation.judge_needs import JUDGE_OF_DATA
 from tailguard.evaluation.judges import Judge
 from tailguard.evaluation.metrics import measure_answers
@@ -118,7 +119,7 @@ def _build(work: Work) -> dict[str, object]:
             "examples": _examples(
                 work, asked, judge, {name: answered[name].answers for name in [*plain, *limits]}
             ),
-            "disagreements": _disagreements(asked, judge, answered["base"].answers),
+            "disagreements": disagreements(judge, asked.prompts, answered["base"].answers.texts),
             "certificates": read_json(work.parents["calibrate"] / CERTIFICATES_NAME),
             "doubt": read_json(work.parents["calibrate"] / DOUBT_NAME),
             "dial_frontier": described_frontier(DialFile.read(work.parents["calibrate"])),
@@ -268,28 +269,6 @@ def _row(
             for place, rater in enumerate(judge.raters)
         }
     return row, cost[keep]
-
-
-def _disagreements(asked: _Asked, judge: Judge, given: AnswerSet) -> list[dict[str, Json]]:
-    """The base policy's answers on whose cost the judge's groups differ most, each text once."""
-    if len(judge.raters) < 2:
-        return []
-    costs = judge.score_raters(asked.prompts, given.texts)
-    spread = costs.max(axis=1) - costs.min(axis=1)
-    found: dict[str, dict[str, Json]] = {}
-    order: list[int] = np.argsort(-spread, kind="stable").tolist()
-    for row in order:
-        text = given.texts[row]
-        if len(found) == _DISAGREEMENTS or spread[row] <= 0.0:
-            break
-        by_group = dict(zip(judge.raters, costs[row].tolist(), strict=True))
-        prompt = asked.prompts[row]
-        shown = prompt if isinstance(prompt, str) else json.dumps(prompt)
-        found.setdefault(text, {"prompt": shown, "text": text, "costs": by_group})
-    return list(found.values())
-
-
-_DISAGREEMENTS = 6
 
 
 def _described(work: Work, targets: Sequence[PlannedTarget]) -> dict[str, dict[str, Json]]:
