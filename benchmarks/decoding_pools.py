@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tailguard.artifacts import find_artifact
+from tailguard.decoding.admission import POPULATION
 from tailguard.decoding.pool import Pool
 from tailguard.decoding.scoring import score_closed
 from tailguard.engines import SamplingLaw
@@ -56,14 +57,24 @@ class Run:
     seen: frozenset[str]
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Load everything that a sandbox run's dial is made of."""
+    def open(cls, folder: Path, *, by_raters: bool = False) -> Run:
+        """Load everything that a sandbox run's dial is made of.
+
+        Entries that admit by the bound to some raters are left out unless they are asked for: draws here
+        hold the bound to the population alone.
+        """
         directory, content = check_decoder(folder)
         reward, cost = load_scorers(directory / "scorers", content.max_scorer_tokens, content.given)
         names = DialFile.read(directory).members
         members = {name: directory / MEMBERS_NAME / name for name in names}
         made_on = hash_of(content.model_hash, members)
         file = DialFile.read(directory, read_heads(directory / HEADS_NAME, made_on))
+        if not by_raters:
+            dial = file.dial
+            plain = np.array([entry.admission == POPULATION for entry in dial.entries])
+            kept = tuple(e for e, some in zip(dial.entries, plain, strict=True) if some)
+            table = dial.table.take(plain)
+            file = replace(file, dial=replace(dial, entries=kept, table=table, certificates=()))
         prepared = find_artifact(folder, "PreferenceSet")
         splits = ("train", "calibrate", "certify", "evaluate")
         seen = frozenset(str(p) for split in splits for p in read_split(prepared, split))

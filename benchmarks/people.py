@@ -134,7 +134,7 @@ def _judged(prompts: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
 
 def dial(folder: Path, num: int) -> dict[str, object]:
     """Limits for the population, for all together, for each group and for one, served and judged."""
-    run = Run.open(folder)
+    run = Run.open(folder, by_raters=True)
     served_by = Decoder(
         run.soup,
         run.dial.dial,
@@ -194,12 +194,12 @@ def _blend(decoder: Decoder, limit: RiskLimit, weight: float) -> dict[str, float
 
 def cost(folder: Path) -> dict[str, float]:
     """Milliseconds, megabytes and ratios with 14 groups."""
-    run = Run.open(folder)
+    run = Run.open(folder, by_raters=True)
     table = run.dial.dial.table
     rng = np.random.default_rng(0)
     factors = rng.uniform(0.5, 2.0, NUM_GROUPS)
     costs = [row[:, 0, None] * factors for row in table.cost]
-    knots = common_knots(np.stack(costs))
+    knots = common_knots(np.stack(costs), NUM_GROUPS)
     mass = np.stack([mass_on(knots, each) for each in costs])
     tails = RaterTails(tuple(map(str, range(NUM_GROUPS))), knots, mass, table.cost.shape[1])
     many = DialTable(table.cost, table.reward, table.kl, table.tokens, table.kl_coef, tails)

@@ -76,6 +76,10 @@ class LimitSection(Section):
 
     def _require_limit(self) -> None:
         self.risk_measure()
+        if self.raters is not None and not self.raters:
+            raise ValueError("raters: empty; name groups, or leave it out")
+        if isinstance(self.raters, dict) and not any(self.raters.values()):
+            raise ValueError("raters: the weights sum to 0; give a group a positive one")
         if self.raters is not None and self.scope != "pooled":
             raise ValueError("raters: with scope pooled only; leave scope out")
         if (self.budget is None) == (self.reduction is None):

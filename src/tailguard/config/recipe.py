@@ -77,8 +77,8 @@ class ScorerSection(Section):
         device: as ``policy.device``, for scorers and the judge, which are float32 everywhere.
         raters: the field of the cost pairs that names who judged them, or which kind of harm: the
             fitted cost then has a reading for each, which ``fit-scorers`` holds against the
-            population's on held-out pairs. Null for the population alone. Planning, training and
-            serving read the population's.
+            population's on held-out pairs. Null for the population alone. Targets of the plan, requests and
+            a floor of the dial may then say whose risk they limit.
     """
 
     reward_model: GivenScorer = None
@@ -309,6 +309,12 @@ class Recipe(Section):
                     f"plan.targets.{number}.budget: {limit.budget:g} is not below scorers.cost_bound"
                     f" ({bound:g}), the largest cost there is; it would limit nothing"
                 )
+        floor = self.dial.floor
+        if floor is not None and isinstance(floor.budget, float) and floor.budget >= bound:
+            raise ValueError(
+                f"dial.floor.budget: {floor.budget:g} is not below scorers.cost_bound ({bound:g}); it"
+                " would limit nothing"
+            )
         return self
 
     @model_validator(mode="after")

@@ -68,7 +68,9 @@ def scorer_bound(
     upper = min(level, largest_cost)
     if abstained.any():
         upper = max(upper, float(cost_bound[abstained & scored].max(initial=-np.inf)))
-    upper = upper if scored.all() else max(upper, largest_cost)
+    # What is above the range in spite of the rule shows that the range is not this one.
+    beyond = bool((cost_bound[scored] > upper).any())
+    upper = upper if scored.all() and not beyond else max(upper, largest_cost)
     return judge_bound(np.where(scored, cost_bound, upper), measure, upper, confidence)
 
 

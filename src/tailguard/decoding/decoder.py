@@ -17,8 +17,7 @@ from tailguard.decoding.scoring import ScoreSummary
 from tailguard.engines.sampling_law import SamplingLaw, prompt_seeds
 from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError
-from tailguard.portfolio.dial import RatersLimit
-from tailguard.portfolio.rater_tails import RatersAsked
+from tailguard.portfolio.rater_tails import RatersAsked, RatersLimit
 from tailguard.risk import RiskLimit, RiskMeasure
 from tailguard.risk.spelling import limit_to_json
 
@@ -279,6 +278,11 @@ class Decoder:
         setting = replace(self._setting, **given)
         # Certificates hold for what was calibrated; any other sampling is served without them.
         usual = setting == self._setting and not stop
+        if self._dial.floors and not usual:
+            raise InputError(
+                "this dial keeps a limit for all, which was measured as it samples: leave temperature,"
+                " top_p, max_new_tokens, max_draws and stop as calibrated"
+            )
         chosen = self.draw(prompts, found.entry, setting=setting, stop=stop, seed=seed)
         served = self._described(found, token_price)
         # Nor do they speak of requests that are unlike those which they were made on.
@@ -335,7 +339,7 @@ class Decoder:
             "token_price": self._dial.token_price if token_price is None else token_price,
             "measured_risk": found.risk,
             "measured_risk_error": found.error,
-            "measured_by": self._dial.measured_by,
+            "measured_by": self._dial.measures(found.raters),
             "acceptance_level": entry.rule.level,
             "draw_price": entry.rule.token_price,
             "penalty": entry.penalty,

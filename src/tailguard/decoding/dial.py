@@ -12,8 +12,8 @@ from tailguard.decoding.outlook import Outlook
 from tailguard.decoding.rule import Rule
 from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialChoice, DialTable, RatersLimit
-from tailguard.portfolio.rater_tails import WORST, RatersAsked
+from tailguard.portfolio.dial import DialChoice, DialTable
+from tailguard.portfolio.rater_tails import WORST, RatersAsked, RatersLimit
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit
 
@@ -69,23 +69,33 @@ class DialCertificate:
     scorer_rater_bounds: Mapping[str, float] = field(default_factory=lambda: {})
     judge_rater_bounds: Mapping[str, float] = field(default_factory=lambda: {})
 
-    def within(self, asked: RatersLimit, by: Literal["scorer", "judge"]) -> bool:
-        """Whether the bound shows what is asked of this entry alone."""
+    def within(
+        self, asked: RatersLimit, by: Literal["scorer", "judge"], known: Sequence[str] = ()
+    ) -> bool:
+        """Whether the bound shows what is asked of this entry alone; `known` as for `bound`."""
         dominates = self.limit.measure.dominates(asked.limit.measure)
-        return dominates and self.bound(asked.raters, by) <= asked.limit.budget
+        return dominates and self.bound(asked.raters, by, known) <= asked.limit.budget
 
-    def bound(self, raters: RatersAsked, by: Literal["scorer", "judge"]) -> float:
+    def bound(
+        self, raters: RatersAsked, by: Literal["scorer", "judge"], known: Sequence[str] = ()
+    ) -> float:
         """On the risk to the population, to one rater, or to each; +inf where nothing was shown.
 
         That the risk to each rater is within a budget is shown by bounds that each hold with the
         confidence: where one is not, its bound alone would have to fail. Nothing is shown of
         weighted raters: the risk of a mixture may lie above that to each of them.
+
+        Args:
+            raters: whose.
+            by: whom.
+            known: every rater that "each" speaks of.
         """
         if raters is None:
             return self.scorer_bound if by == "scorer" else self.judge_bound
         found = self.scorer_rater_bounds if by == "scorer" else self.judge_rater_bounds
         if raters == WORST:
-            return max(found.values(), default=math.inf)
+            # Where one of those that are meant was not bounded, nothing is shown of all.
+            return max((found.get(name, math.inf) for name in known), default=math.inf)
         if not isinstance(raters, str):
             named = [name for name, weight in raters.items() if weight]
             if len(named) > 1:
@@ -133,7 +143,8 @@ class Dial:
         certificates: of some entries, from the strictest to the loosest.
         margin: standard errors by which a measured risk must be below a budget.
         largest_kl: of an entry that is served, in nats.
-        measured_by: whose costs the table holds.
+        measured_by: whose costs the table holds, of the population.
+        raters_measured_by: whose costs to raters it holds.
         worth: what an answer is worth by its scores; by default the scorers' own word.
         outlook: what is foreseen of answers under way; None leaves none off.
         floors: limits that every answer keeps, whatever a request asks.
@@ -152,6 +163,7 @@ class Dial:
     outlook: Outlook | None = None
     floors: tuple[RatersLimit, ...] = ()
     scored_raters: tuple[str, ...] = ()
+    raters_measured_by: str = "scorer"
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -207,7 +219,7 @@ class Dial:
             for by in ("scorer", "judge")
         )
         # With a judge, its word counts; a limit of which nothing was shown is looked up.
-        shown = covering if self.measured_by == "judge" else bounded
+        shown = covering if self.measures(raters) == "judge" else bounded
         own = [
             c.entry for c in self._sequence(raters) if c.limit == asked.limit and c.entry in shown
         ]
@@ -235,6 +247,10 @@ class Dial:
             self.raters[place] if len(risk) > 1 else None,
         )
 
+    def measures(self, raters: RatersAsked) -> str:
+        """By whose costs a request for them is answered."""
+        return self.measured_by if raters is None else self.raters_measured_by
+
     def _out_of_reach(self, asked: RatersLimit, found: DialChoice) -> InfeasibleError:
         least = found.risk + self.margin * found.error
         whose = "" if found.rater is None else f" to {found.rater}, who would bear the most,"
@@ -258,7 +274,9 @@ class Dial:
             for c in self._sequence(asked.raters)
             if c.limit.measure.dominates(asked.limit.measure)
         ]
-        least = min((c.bound(asked.raters, "judge") for c in fitting[:1]), default=math.inf)
+        least = min(
+            (c.bound(asked.raters, "judge", self.raters) for c in fitting[:1]), default=math.inf
+        )
         raise InfeasibleError(
             f"{describe_raters_limit(asked)}: no entry of the dial is certified for it; the strictest that"
             f" was certified is bounded by {least:.4g}: raise the budget, or ask without certified",
@@ -280,7 +298,7 @@ class Dial:
         """
         found: list[int] = []
         for certificate in self._sequence(asked.raters):
-            if not certificate.within(asked, by):
+            if not certificate.within(asked, by, self.raters):
                 break
             found.append(certificate.entry)
         return found

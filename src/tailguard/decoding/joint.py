@@ -23,6 +23,7 @@ from tailguard.decoding.worth import AnswerScores, AnswerWorth
 from tailguard.errors import InputError
 from tailguard.portfolio.dial import DialTable
 from tailguard.portfolio.rater_tails import WORST, RaterTails, common_knots, mass_on
+from tailguard.portfolio.wanted import wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,22 @@ class KnownRaters:
     """Whom the draws' scores tell apart.
 
     Attributes:
-        measured: by whoever measures the table: the judge, or the scorers without one.
-        scored: by the scorers, whose bounds admit answers.
+        judged: by the judge, whose word on them then counts.
+        scored: by the scorers, whose bounds admit answers, and measure where no judge knows any.
     """
 
-    measured: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
     scored: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Whose tails the table holds."""
+        return self.judged or self.scored
+
+    @property
+    def measured_by(self) -> str:
+        """By whom."""
+        return "judge" if self.judged else "scorer"
 
     def admissions(self) -> tuple[str, ...]:
         """Whose bounds are worth trying: each rater's own only where there are few."""
@@ -118,7 +129,11 @@ def joint_table(  # noqa: PLR0913
     if len({measured.pool.num_prompts for measured in points}) != 1:
         raise InputError("points: none, or measured on unlike prompts")
     raters = raters or KnownRaters()
-    knots = common_knots(_rater_costs(points, largest_cost)) if raters.measured else None
+    knots = (
+        common_knots(_rater_costs(points, largest_cost), len(raters.measured))
+        if raters.measured
+        else None
+    )
     entries: list[DialEntry] = []
     costs: list[np.ndarray] = []
     masses: list[np.ndarray] = []
@@ -168,6 +183,14 @@ def joint_table(  # noqa: PLR0913
     shares = np.array([entry.withheld for entry in entries])
     offered = np.flatnonzero(shares <= max(largest_withheld, float(shares.min())))
     entries, table = [entries[i] for i in offered], table.take(offered)
+    # Other admissions serve what is asked for raters: of them only what some request gets.
+    plain = np.array([entry.admission == POPULATION for entry in entries])
+    if not plain.all():
+        kept = plain | wanted(table, grid.token_prices)
+        entries, table = (
+            [e for e, some in zip(entries, kept, strict=True) if some],
+            table.take(kept),
+        )
     keep = table.useful()
     kept = tuple(entry for entry, wanted in zip(entries, keep, strict=True) if wanted)
     return kept, table.take(keep)
@@ -185,17 +208,15 @@ def rater_costs(outcome: Outcome, largest_cost: float) -> np.ndarray:
     Raises:
         InputError: draws whose costs to raters are unknown.
     """
-    judged = outcome.judged_cost is not None
-    return _clipped(
-        _known(outcome.judged_by_rater if judged else outcome.rater_bound), largest_cost
-    )
+    judged = outcome.judged_by_rater
+    return _clipped(_known(outcome.rater_bound if judged is None else judged), largest_cost)
 
 
 def _rater_costs(points: Sequence[MeasuredPoint], largest_cost: float) -> np.ndarray:
     """All costs to raters that may be served, of draws and fallbacks."""
     parts: list[np.ndarray] = []
     for pool in (measured.pool for measured in points):
-        judged = pool.judged_cost is not None
+        judged = pool.judged_by_rater is not None
         draws = pool.judged_by_rater if judged else pool.rater_bound
         fallback = pool.fallback_judged_by_rater if judged else pool.fallback_rater_bound
         parts += [_known(draws).ravel(), _known(fallback).ravel()]

@@ -17,7 +17,7 @@ from tailguard.errors import InputError
 from tailguard.models.device import require_device
 from tailguard.pipeline.decoder_artifact import check_decoder, load_decoder
 from tailguard.pipeline.dial_artifact import DialFile
-from tailguard.pipeline.dial_bounds import draw_entry
+from tailguard.pipeline.dial_bounds import caps, draw_entry
 from tailguard.pipeline.given_judge import GivenJudge, read_verdicts
 from tailguard.pipeline.seen_prompts import read_seen_prompts
 from tailguard.risk import (
@@ -101,7 +101,8 @@ def _dial_limit(directory: Path, measure: CVaR, budget: float | None) -> RiskLim
     dial = DialFile.read(directory).dial
     if budget is None:
         risk, error = dial.table.risks(measure)
-        budget = float((risk + dial.margin * error)[dial.table.kl <= dial.largest_kl].min())
+        near = (dial.table.kl <= dial.largest_kl) & dial.table.keeps(dial.floors, dial.margin)
+        budget = float((risk + dial.margin * error)[near].min())
     limit = RiskLimit(measure, budget)
     dial.answer(limit)  # out of reach is told before a model is loaded
     return limit
@@ -125,7 +126,8 @@ def _certify_dial(
     bound = scorer_bound(
         *served_bounds(served),
         limit.measure,
-        level=answer.entry.rule.level,
+        # What a group's own bound admits may cost the population more than the level.
+        level=answer.entry.rule.level if caps(answer.entry.admission) else largest_cost,
         largest_cost=largest_cost,
         confidence=confidence,
     ).value

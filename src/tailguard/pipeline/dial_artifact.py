@@ -22,7 +22,8 @@ from tailguard.engines.soup import SoupPolicy
 from tailguard.errors import InputError, first_line
 from tailguard.models.tensor_file import read_tensors, write_tensors
 from tailguard.pipeline.process_heads import HEADS_NAME, hash_of, read_heads
-from tailguard.portfolio.dial import DialTable, RatersLimit
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import RatersLimit
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import limit_from_json, limit_to_json
 from tailguard.values import ProcessHeads
@@ -73,6 +74,7 @@ class DialFile:
                 "floors": [_asked_to_json(asked) for asked in dial.floors],
                 "raters": list(dial.raters),
                 "scored_raters": list(dial.scored_raters),
+                "raters_measured_by": dial.raters_measured_by,
                 "entries": [asdict(entry) for entry in dial.entries],
                 "default": limit_to_json(dial.default),
                 "token_price": dial.token_price,
@@ -119,6 +121,7 @@ class DialFile:
                 outlook=outlook,
                 floors=tuple(map(_asked, content["floors"])),
                 scored_raters=tuple(content["scored_raters"]),
+                raters_measured_by=str(content["raters_measured_by"]),
             )
             return cls(
                 dial,
@@ -192,7 +195,7 @@ def described_profiles(file: DialFile) -> list[dict[str, Json]]:
         profile = profile_of(dial, asked.limit, file.setting, asked.raters)
         weights = dict(zip(file.members, profile.answer.entry.point, strict=True))
         row = profile.to_dict() | {"asked": describe_raters_limit(asked), "weights": weights}
-        rows.append(row | {"measured_by": dial.measured_by})
+        rows.append(row | {"measured_by": dial.measures(asked.raters)})
     return rows
 
 

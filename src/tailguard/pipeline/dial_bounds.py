@@ -21,10 +21,14 @@ from tailguard.decoding.decoder import Decoder
 from tailguard.decoding.dial import Dial, DialCertificate
 from tailguard.engines import prompt_seeds
 from tailguard.evaluation.judges import Judge
-from tailguard.portfolio.dial import RatersLimit
-from tailguard.portfolio.rater_tails import WORST
+from tailguard.portfolio.rater_tails import WORST, RatersLimit
 
 _PROMPTS_PER_STEP = 256  # of progress; the answers do not depend on it
+
+
+def caps(admission: str, rater: str = POPULATION) -> bool:
+    """Whether nothing above the level is served to a rater, or to the population, by rule."""
+    return admission in (rater, WORST)
 
 
 def draw_entry(
@@ -91,9 +95,7 @@ def entry_bounds(
     certificate = DialCertificate(
         number,
         asked.limit,
-        scorer_bound=own(
-            served_bounds(served)[0], is_capped=entry.admission in (POPULATION, WORST)
-        ),
+        scorer_bound=own(served_bounds(served)[0], is_capped=caps(entry.admission)),
         judge_bound=math.inf,
         confidence=confidence,
         num_prompts=len(prompts),
@@ -101,7 +103,7 @@ def entry_bounds(
         scorer_rater_bounds={
             name: own(
                 np.array([each.rater_bounds.get(name, math.inf) for each in served]),
-                is_capped=entry.admission in (name, WORST),
+                is_capped=caps(entry.admission, name),
             )
             for name in dial.scored_raters
         },

@@ -132,7 +132,7 @@ class SampleBank:
         """
         if rater is None:
             return self
-        if self.cost.ndim != 3 or not 0 <= rater < self.cost.shape[2]:
+        if type(rater) is not int or self.cost.ndim != 3 or not 0 <= rater < self.cost.shape[2]:
             raise InputError(f"rater {rater}: the bank's costs have shape {self.cost.shape}")
         if rater not in self._views:
             cost = self.cost[:, :, rater]

@@ -42,7 +42,9 @@ class Planner:
         if isinstance(constraint, RaterLimit) and constraint.rater is not None:
             view = Planner(self.bench.bank.seen_by(constraint.rater), self.bench.kl_coef)
             found = view.solve_one(replace(constraint, rater=None))
-            return replace(found, constraints=(constraint,))
+            return replace(
+                found, constraints=(constraint,), rater_weight=self.bench.bank.rater_weight
+            )
         bench, measure = self.bench, constraint.measure
         measure.require_costs(bench.bank.cost)  # entropic risk refuses costs above its bound
         if bench.risk(constraint, bench.tilt.free_weights) <= constraint.budget:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tailguard.errors import InputError
-from tailguard.portfolio.rater_tails import RatersAsked, RaterTails, rater_weights
+from tailguard.portfolio.rater_tails import RatersAsked, RatersLimit, RaterTails, rater_weights
 from tailguard.risk import RiskLimit, RiskMeasure
 
 _FEWEST_IN_TAIL = 10  # prompts: α below 10/n is decided by a handful of them
@@ -53,19 +53,6 @@ class DialChoice:
     error: float
     value: float
     rater: str | None = None
-
-
-@dataclass(frozen=True)
-class RatersLimit:
-    """A limit on risk, and whose.
-
-    Attributes:
-        limit: measure and budget.
-        raters: whose tail it is about; None for the population's.
-    """
-
-    limit: RiskLimit
-    raters: RatersAsked = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,6 +330,7 @@ class DialTable:
             tails = None
             if raters:
                 knots, mass = (arrays[k].astype(np.float64) for k in ("knots", "mass"))
+                mass /= mass.sum(axis=2, keepdims=True)  # as rounded for the disk
                 tails = RaterTails(tuple(raters), knots, mass, exact[0].shape[1])
             return cls(*exact, kl_coef=float(arrays["kl_coef"][0]), tails=tails)
         except (KeyError, IndexError) as error:

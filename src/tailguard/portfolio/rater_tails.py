@@ -12,17 +12,18 @@ spreads every law a little: every convex risk comes out at or above the risk of 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from tailguard.errors import InputError
-from tailguard.risk import RiskMeasure
+from tailguard.risk import RiskLimit, RiskMeasure
 
 WORST = "worst"
 """The request for which a limit holds for each rater."""
@@ -31,11 +32,23 @@ RatersAsked = Mapping[str, float] | str | None
 """Weights by rater, one rater's name, `WORST`, or None for the population."""
 
 _NUM_KNOTS = 96
+_FEW_RATERS = 6  # of more, laws are kept on half as many knots
 
 
-def rater_weights(
-    asked: Mapping[str, object] | str, known: Sequence[str]
-) -> Float[np.ndarray, " raters"] | None:
+@dataclass(frozen=True)
+class RatersLimit:
+    """A limit on risk, and whose.
+
+    Attributes:
+        limit: measure and budget.
+        raters: whose tail it is about; None for the population's.
+    """
+
+    limit: RiskLimit
+    raters: RatersAsked = None
+
+
+def rater_weights(asked: object, known: Sequence[str]) -> Float[np.ndarray, " raters"] | None:
     """Weights of the raters in their order, summing to 1; None for `WORST`.
 
     Raises:
@@ -43,37 +56,41 @@ def rater_weights(
     """
     if not known:
         raise InputError("raters: this dial knows no groups; leave raters out")
+    if not isinstance(asked, str | Mapping):
+        raise InputError(f"raters: {asked!r}; give a group, weights by group, or '{WORST}'")
     listed = ", ".join(known)
     if asked == WORST:
         return None
-    if isinstance(asked, str):
-        asked = {asked: 1.0}
-    unknown = [name for name in asked if name not in known]
+    asked = {asked: 1.0} if isinstance(asked, str) else cast("Mapping[object, object]", asked)
+    given: dict[str, object] = {str(name): value for name, value in asked.items()}
+    unknown = [name for name in given if name not in known]
     if unknown:
         raise InputError(f"raters: no '{unknown[0]}'; there are {listed}, and '{WORST}' for each")
-    weights = np.array([_weight(name, asked.get(name, 0.0)) for name in known])
-    if weights.sum() <= 0.0:
+    weights = np.array([_weight(name, given.get(name, 0.0)) for name in known])
+    if weights.max(initial=0.0) <= 0.0:
         raise InputError(f"raters: the weights sum to 0; give one of {listed} a positive weight")
+    weights = weights / weights.max()  # sums of huge numbers are none
     return weights / weights.sum()
 
 
 def _weight(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"raters.{name}: {value!r}; must be a number ≥ 0")
-    if not (0.0 <= value < math.inf):
-        raise InputError(f"raters.{name}: {value:g}; must be finite and ≥ 0")
+    if not (0.0 <= value <= sys.float_info.max):
+        raise InputError(f"raters.{name}: {value}; must be finite and ≥ 0")
     return float(value)
 
 
-def common_knots(costs: ArrayLike) -> Float[np.ndarray, " knots"]:
+def common_knots(costs: ArrayLike, num_raters: int = 1) -> Float[np.ndarray, " knots"]:
     """Knots for costs of any shape, from the smallest to the largest, dense in the upper tail."""
+    num_knots = _NUM_KNOTS if num_raters <= _FEW_RATERS else _NUM_KNOTS // 2
     flat = np.asarray(costs, dtype=np.float64).ravel()
     distinct = np.unique(flat)
-    if distinct.size <= _NUM_KNOTS:
+    if distinct.size <= num_knots:
         return distinct
     # A quarter even in quantiles, the others ever denser towards the worst.
-    even = _NUM_KNOTS // 4
-    tail = 1.0 - np.geomspace(0.7, 1e-4, _NUM_KNOTS - even)
+    even = num_knots // 4
+    tail = 1.0 - np.geomspace(0.7, 1e-4, num_knots - even)
     return np.unique(np.quantile(flat, [*np.linspace(0.0, 1.0, even), *tail]))
 
 

@@ -22,6 +22,7 @@ from tailguard.errors import InputError, ScoreError
 from tailguard.scorers.ensemble import bootstrap_weights, minimise
 from tailguard.scorers.rater_heads import RatedPairs, RaterHeads, pair_log_likelihood
 
+RESERVED_NAMES = frozenset({"all", "worst"})
 FEWEST_PER_RATER = 20
 """Pairs of a rater that has parameters of its own; the cost to others is the population's."""
 WIDTHS = (0.003, 0.01, 0.03, 0.1)
@@ -61,6 +62,10 @@ def fit_rater_heads(
         most = "".join(f"; '{n}' has most: {count}" for n, count in counts.most_common(1))
         raise InputError(
             f"raters: none has {FEWEST_PER_RATER} pairs{most}; give more, or name raters by another field"
+        )
+    if reserved := RESERVED_NAMES & {*named}:
+        raise InputError(
+            f"raters: '{min(reserved)}' is what a request for each or for all says; rename that group"
         )
     arrays = (pairs.higher, pairs.lower, pairs.higher_topic, pairs.lower_topic)
     if not all(np.isfinite(array).all() for array in arrays):

@@ -21,6 +21,9 @@ def test_what_is_certified_must_be_within_reach():
         ({"budget": 0.0, "raters": "all"}, "give each group's weight"),
         ({"budget": 0.0, "raters": {"carers": -1.0}}, "greater than or equal to 0"),
         ({"budget": 0.0, "measure": "var"}, "measure"),
+        ({"budget": 0.0, "raters": {}}, "raters: empty"),
+        ({"budget": 0.0, "raters": ""}, "raters: empty"),
+        ({"budget": 0.0, "raters": {"carers": 0.0}}, "sum to 0"),
     ],
 )
 def test_a_floor_is_a_limit_in_numbers(floor, said):
@@ -48,3 +51,8 @@ def test_targets_with_raters_need_them_fitted(changes, said):
         Recipe.model_validate(
             {"plan": {"targets": [{"name": "free", "measure": "none", "raters": "worst"}]}}
         )
+
+
+def test_a_floor_above_every_cost_is_refused():
+    with pytest.raises(ValidationError, match="would limit nothing"):
+        Recipe.model_validate({"dial": {"floor": {"budget": 10.0}}})

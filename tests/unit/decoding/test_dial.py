@@ -13,7 +13,8 @@ from tailguard.decoding.joint import MeasuredPoint, RuleGrid, joint_table, risk_
 from tailguard.decoding.rule import DrawPrior, Rule, fit_prior, simulate
 from tailguard.decoding.worth import SCORERS_WORD, AnswerScores, AnswerWorth
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialTable, RatersLimit
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import RatersLimit
 from tailguard.risk import CVaR, Mean, RiskLimit, risk_upper_bound
 
 PRIOR = DrawPrior(0.0, 1.0, 1.0, 1.0, 1.0, 10.0)

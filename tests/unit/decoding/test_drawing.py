@@ -15,7 +15,8 @@ from tailguard.decoding.worth import SCORERS_WORD, AnswerWorth
 from tailguard.engines import SamplingLaw
 from tailguard.engines.draws import StartedPrompts
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialTable, RatersLimit
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import RatersLimit
 from tailguard.risk import CVaR, Mean, RiskLimit
 from tailguard.scorers.doubt import error_doubt
 from tailguard.scorers.readings import Reading
@@ -295,3 +296,16 @@ def test_a_server_abstains_in_the_decoders_own_fields(decoder, monkeypatch):
     (closed,) = answer_all(decoder, PROMPTS[:1], {"seed": 0})
     assert closed.keys() == usual[0].keys()
     assert (closed["text"], closed["abstained"], closed["certified"]) == ("no", True, False)
+
+
+def test_a_dial_with_a_floor_samples_as_it_was_measured(soup):
+    cost = np.zeros((1, 40, 1))
+    table = DialTable(cost, np.zeros(1), np.zeros(1), np.ones(1))
+    limit = RiskLimit(CVaR(0.5), 1.0)
+    dial = Dial((ENTRY,), table, limit, 0.0, floors=(RatersLimit(limit),))
+    decoder = Decoder(soup, dial, SCORERS, SETTING)
+    assert len(decoder.generate(PROMPTS)) == len(PROMPTS)
+    changes: list[Any] = [{"temperature": 2.0}, {"max_draws": 64}, {"stop": "w1"}, {"top_p": 0.5}]
+    for changed in changes:
+        with pytest.raises(InputError, match="keeps a limit for all"):
+            decoder.generate(PROMPTS, **changed)

@@ -16,8 +16,8 @@ from tailguard.decoding.joint import KnownRaters, MeasuredPoint, RuleGrid, joint
 from tailguard.decoding.rule import DrawPrior, Rule, simulate
 from tailguard.decoding.worth import SCORERS_WORD, AnswerScores
 from tailguard.errors import InfeasibleError, InputError
-from tailguard.portfolio.dial import DialTable, RatersLimit
-from tailguard.portfolio.rater_tails import RaterTails, mass_on
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import RatersLimit, RaterTails, mass_on
 from tailguard.risk import CVaR, RiskLimit
 from tailguard.scorers.readings import Reading
 
@@ -149,7 +149,9 @@ def test_the_table_holds_what_is_served_to_each_rater():
         assert (bound[np.flatnonzero(kept), found.served[kept]] <= entry.rule.level).all()
         if entry.admission == "worst":
             assert (found.rater_bound[kept] <= entry.rule.level).all()
-    plain = [replace(p, pool=replace(p.pool, judged_by_rater=None)) for p in points]
+    plain = [
+        replace(p, pool=replace(p.pool, judged_by_rater=None, rater_bound=None)) for p in points
+    ]
     with pytest.raises(InputError, match="hold no costs to them"):
         joint_table(plain, SCORERS_WORD, grid, largest_cost=100.0, raters=known)
 
@@ -157,7 +159,33 @@ def test_the_table_holds_what_is_served_to_each_rater():
 def test_many_groups_are_admitted_by_the_worst_alone():
     many = tuple(map(str, range(14)))
     assert KnownRaters(many, many).admissions() == ("", "worst")
-    assert KnownRaters((), many).admissions() == KnownRaters(many, ()).admissions() == ("",)
+    assert KnownRaters(many, ()).admissions() == KnownRaters().admissions() == ("",)
+    # Where the judge knows nobody, the scorers measure the tails to raters.
+    own = KnownRaters((), RATERS)
+    assert (own.measured, own.measured_by, own.admissions()[1]) == (RATERS, "scorer", "worst")
+    assert KnownRaters(RATERS, many).measured_by == "judge"
+
+
+def test_without_a_judge_that_knows_them_the_scorers_measure_raters():
+    known = KnownRaters((), RATERS)
+    points = [replace(p, pool=replace(p.pool, judged_by_rater=None)) for p in rated_points()]
+    grid = RuleGrid(3, (1.0,), (0.0,), 4, known.admissions())
+    entries, table = joint_table(points, SCORERS_WORD, grid, largest_cost=100.0, raters=known)
+    assert table.tails is not None
+    for number, entry in enumerate(entries):
+        pool = points[int(entry.point[1])].pool
+        bound = admission_bound(entry.admission, pool.cost_bound, pool.rater_bound, RATERS)
+        found: Any = simulate(pool, entry.rule, pool.reward, bound=bound)
+        means = table.tails.mass[number] @ table.tails.knots
+        np.testing.assert_allclose(means, found.rater_bound.mean(axis=0))
+
+
+def test_nothing_is_shown_for_each_where_one_was_not_bounded():
+    half = replace(shown(0, 0.5, 0.1), judge_rater_bounds={"carers": 0.5})
+    asked = RiskLimit(TAIL, 2.5)
+    assert dial([half]).covered(RatersLimit(asked, "worst"), "judge") == []
+    assert dial([half]).covered(RatersLimit(asked, "carers"), "judge") == [0]
+    assert dial([half]).covered(RatersLimit(asked, "traders"), "judge") == []
 
 
 class Rated(Counting):

@@ -20,8 +20,8 @@ from tailguard.pipeline.dial_artifact import (
     described_profiles,
     dial_names,
 )
-from tailguard.portfolio.dial import DialTable, RatersLimit
-from tailguard.portfolio.rater_tails import RaterTails, mass_on
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import RatersLimit, RaterTails, mass_on
 from tailguard.risk import CVaR, Entropic, Mean, RiskLimit
 
 TAIL = CVaR(0.25)
@@ -73,7 +73,7 @@ def test_what_is_written_comes_back(written, tmp_path):
     there, back = written.dial.table.tails, read.dial.table.tails
     assert there is not None
     assert back is not None
-    np.testing.assert_allclose(back.mass, there.mass, atol=1e-6)
+    np.testing.assert_allclose(back.mass, there.mass, atol=1e-3)
     np.testing.assert_array_equal(back.knots, there.knots)
     assert (read.setting, read.members, read.pessimism) == (written.setting, written.members, 1.0)
     np.testing.assert_allclose(read.dial.table.cost, written.dial.table.cost, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,13 @@ def test_one_rater_is_the_bank_of_its_costs():
     plain = solve(own, RiskLimit(CVaR(0.2), budget), kl_coef=BETA)
     np.testing.assert_allclose(one.weights, plain.weights)
     assert one.risk == plain.risk
+    shaped = bank.log_prob + one.shaped_reward(bank.reward, bank.cost) / BETA
+    weights = np.exp(shaped - shaped.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(weights / weights.sum(axis=1, keepdims=True), one.weights, atol=1e-6)
+    wrongs: list[Any] = [True, -1, 3]
+    for wrong in wrongs:
+        with pytest.raises(InputError, match="rater"):
+            bank.seen_by(wrong)
 
 
 def test_a_limit_for_each_is_stricter_than_one_over_all_together():

@@ -103,13 +103,13 @@ def test_one_rater_with_all_the_weight_is_that_rater():
 
 
 def test_fourteen_groups_take_little_room():
-    costs = np.random.default_rng(0).gamma(2.0, size=(400, 60, 14))
+    costs = np.random.default_rng(0).gamma(2.0, size=(1500, 60, 14))
     tails = RaterTails(tuple(map(str, range(14))), *_laws(costs), 60)
     assert tails.mass.astype(np.float32).nbytes <= 5e6
 
 
 def _laws(costs):
-    knots = common_knots(costs)
+    knots = common_knots(costs, 14)
     return knots, np.stack([mass_on(knots, cost) for cost in costs])
 
 
@@ -133,6 +133,9 @@ def test_a_single_prompt_has_no_error_and_one_cost_no_spread():
         ({"carers": 0.0}, "sum to 0"),
         ({}, "sum to 0"),
         ("", "no ''"),
+        (["carers"], "give a group, weights by group"),
+        (5, "give a group"),
+        ({"carers": 10**400}, r"raters\.carers: 1000"),
     ],
 )
 def test_raters_that_nobody_knows_or_weights_that_are_none_are_refused(asked, said):
@@ -144,6 +147,9 @@ def test_without_raters_none_can_be_asked_for():
     with pytest.raises(InputError, match="knows no groups"):
         rater_weights("worst", ())
     assert rater_weights("worst", NAMES) is None
+    huge = rater_weights({"traders": 1.5e308, "carers": 1.5e308}, NAMES)
+    assert huge is not None
+    np.testing.assert_allclose(huge, [0.5, 0.5, 0.0])
     weights = rater_weights({"traders": 3.0, "carers": 1.0}, NAMES)
     assert weights is not None
     np.testing.assert_allclose(weights, [0.25, 0.75, 0.0])

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from tailguard.artifacts import write_json
+from tailguard.decoding.admission import admission_bound
 from tailguard.decoding.decoder import Decoder, DrawSetting
 from tailguard.decoding.dial import Dial, DialCertificate, describe_raters_limit
 from tailguard.decoding.drawing import Scorers
@@ -34,8 +35,8 @@ from tailguard.pipeline.stages.portfolio import (
 )
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import trained_adapter
-from tailguard.portfolio.dial import DialTable, RatersLimit
-from tailguard.portfolio.rater_tails import WORST, RatersAsked
+from tailguard.portfolio.dial import DialTable
+from tailguard.portfolio.rater_tails import WORST, RatersAsked, RatersLimit
 from tailguard.risk import CVaR, RiskLimit
 from tailguard.risk.spelling import limit_to_json
 from tailguard.scorers.shift import shift_limit
@@ -74,18 +75,20 @@ def build_dial(work: Work) -> dict[str, object]:
         raters=raters,
         on_progress=work.steps("calibrate: trying rules at points"),
     )
+    floors = _floors(work, table)
     dial = Dial(
         entries,
         table,
-        _default(work, table, draws[0].pool),
+        _default(work, table, draws[0].pool, floors),
         recipe.dial.token_price,
         margin=recipe.dial.margin,
         largest_kl=recipe.dial.largest_kl,
         measured_by="judge" if judged else "scorer",
         worth=worth,
         outlook=outlook,
-        floors=_floors(work, table),
+        floors=floors,
         scored_raters=raters.scored,
+        raters_measured_by=raters.measured_by,
     )
     setting = DrawSetting(
         max_new_tokens=recipe.policy.max_new_tokens,
@@ -141,7 +144,8 @@ def _effort(dial: Dial, points: Sequence[MeasuredPoint]) -> list[dict[str, float
     utility = dial.worth.utility(AnswerScores.of_pool(pool), entry.penalty)
     outlook = dial.outlook
     prospects = None if outlook is None else outlook.of_pool(pool, entry.penalty)
-    outcome = simulate(pool, entry.rule, utility, prospects)
+    bound = admission_bound(entry.admission, pool.cost_bound, pool.rater_bound, dial.scored_raters)
+    outcome = simulate(pool, entry.rule, utility, prospects, bound)
     # Of the verdicts on a prompt's answers, whether they were drawn for it or not.
     doubt = pool.doubt.mean(axis=1)
     groups = np.array_split(np.argsort(doubt, kind="stable"), min(_GROUPS, pool.num_prompts))
@@ -164,7 +168,9 @@ def _shift_limit(pool: Pool, rate: float) -> float:
     return math.inf if pool.shift is None else shift_limit(pool.shift, rate)
 
 
-def _default(work: Work, table: DialTable, reference: Pool) -> RiskLimit:
+def _default(
+    work: Work, table: DialTable, reference: Pool, floors: Sequence[RatersLimit]
+) -> RiskLimit:
     """A budget between the strictest within reach and the risk of the reference's plain answers.
 
     On the measure of the strictest target, or where none has a limit, the tail that can be measured.
@@ -184,8 +190,9 @@ def _default(work: Work, table: DialTable, reference: Pool) -> RiskLimit:
     risk, error = table.risks(measure)
     settings = work.recipe.dial
     # Within the reach of what can be certified.
-    high = risk + max(settings.margin, settings.certified_margin) * error
-    strictest = float(high.min())
+    margin = max(settings.margin, settings.certified_margin)
+    near = (table.kl <= settings.largest_kl) & table.keeps(floors, margin)
+    strictest = float((risk + margin * error)[near].min())
     judged = reference.judged_cost
     cost = reference.cost_bound if judged is None else judged
     plain = measure.value(np.minimum(cost, work.recipe.scorers.cost_bound).ravel())
@@ -209,8 +216,11 @@ def _floors(work: Work, table: DialTable) -> tuple[RatersLimit, ...]:
         return ()
     assert isinstance(floor.budget, int | float)  # the recipe takes no other
     limit = RiskLimit(floor.risk_measure(work.recipe.scorers.cost_bound), floor.budget)
-    margin = work.recipe.dial.margin
-    found = table.look_up(limit, margin=margin, raters=floor.raters)
+    # As far below it as what is certified must be, so that there is something to certify.
+    margin = max(work.recipe.dial.margin, work.recipe.dial.certified_margin)
+    found = table.look_up(
+        limit, margin=margin, raters=floor.raters, largest_kl=work.recipe.dial.largest_kl
+    )
     asked = RatersLimit(limit, floor.raters)
     if not found.feasible:
         least = found.risk + margin * found.error
@@ -227,7 +237,7 @@ def _path(dial: Dial, num: int, raters: RatersAsked = None) -> list[RatersLimit]
     measure, table = dial.default.measure, dial.table
     risk, error = table.rater_risks(measure, raters)
     high = (risk + dial.margin * error).max(axis=1)
-    near = table.kl <= dial.largest_kl
+    near = (table.kl <= dial.largest_kl) & table.keeps(dial.floors, dial.margin)
     strictest = float(high[near].min())
     loosest = float(high[near][table.reward[near].argmax()])
     # A little above the strictest, so that rounding does not put it out of reach.
@@ -281,7 +291,7 @@ def _described(dial: Dial, found: DialCertificate) -> dict[str, object]:
     content: dict[str, object] = asdict(found) | {"limit": limit} | limit
     asked = RatersLimit(found.limit, found.raters)
     content["asked"] = describe_raters_limit(asked)
-    judged, scored = found.bound(found.raters, "judge"), found.bound(found.raters, "scorer")
+    judged, scored = (found.bound(found.raters, by, dial.raters) for by in ("judge", "scorer"))
     return content | {
         # As asked: where that is for each group, of whoever bears the most.
         "scorer_bound": scored,

@@ -38,7 +38,7 @@ from tailguard.pipeline.stages.calibrate_dial import CERTIFICATES_NAME, DOUBT_NA
 from tailguard.pipeline.stages.prepare import read_split
 from tailguard.pipeline.stages.train import load_trained, trained_targets
 from tailguard.pipeline.workers import map_side_by_side
-from tailguard.portfolio.dial import RatersLimit
+from tailguard.portfolio.rater_tails import RatersLimit
 from tailguard.risk import RiskLimit
 from tailguard.risk.spelling import describe_limit, limit_to_json
 
@@ -291,7 +291,7 @@ def _described_dial(work: Work) -> dict[str, dict[str, Json]]:
         answer = _answered_by(dial, asked)
         found[name] = {
             "kind": "dial",
-            "measured_by": dial.measured_by,
+            "measured_by": dial.measures(asked.raters),
             "bounded": answer.bounded,
             "certified": answer.certified,
             "default": asked == RatersLimit(dial.default),

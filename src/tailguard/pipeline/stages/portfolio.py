@@ -223,12 +223,9 @@ def _known_raters(work: Work) -> dict[str, list[str]]:
 
 
 def read_known_raters(directory: Path) -> KnownRaters:
-    """Whom the draws of a portfolio tell apart: measured by the judge where it has read them."""
-    content = read_json(directory / PORTFOLIO_NAME)
-    judged = PointDraws.read(directory / _name(0)).pool.judged_cost is not None
-    raters = content["raters"]
-    measured = raters["judged" if judged else "scored"]
-    return KnownRaters(tuple(measured), tuple(raters["scored"]))
+    """Whom the draws of a portfolio tell apart."""
+    raters = read_json(directory / PORTFOLIO_NAME)["raters"]
+    return KnownRaters(tuple(raters["judged"]), tuple(raters["scored"]))
 
 
 def _fit_heads(work: Work, members: list[str], points: list[Point]) -> dict[str, object]:
