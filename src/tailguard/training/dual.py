@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -134,7 +135,7 @@ class Dual:
             ScoreError: a cost is not finite.
         """
         windows = tuple(w.push(costs[:, j]) for j, w in enumerate(state.windows))
-        recent = np.stack([window.costs for window in windows], axis=1)
+        recent = _side_by_side(windows)
         controls: list[PIDState] = []
         for constraint, control in zip(self.constraints, state.controls, strict=True):
             # Of the window, not the batch: a batch may hold less than one answer of the tail, and
@@ -159,7 +160,7 @@ class Dual:
                 shown[f"window_cost{end}"] = float(window.costs.mean())
                 shown[f"window_cvar{end}"] = _risk(_SHOWN_TAIL, window)
         pairs = zip(self.constraints, state.controls, strict=True)
-        filled = np.stack([window.costs for window in state.windows], axis=1)
+        filled = _side_by_side(state.windows)
         for k, (constraint, control) in enumerate(pairs):
             # A spectral measure has a vector of ν; a curve has one value, the smallest.
             end = numbered("", k, len(self.constraints))
@@ -225,6 +226,13 @@ def state_from_json(values: SavedState, like: DualState) -> DualState:
 def numbered(name: str, index: int, count: int) -> str:
     """The name of a figure; it ends in its number if there are several of its kind."""
     return name if count == 1 else f"{name}_{index}"
+
+
+def _side_by_side(windows: Sequence[CostWindow]) -> Float[np.ndarray, "filled costs"]:
+    """The windows' costs, a column each; they are filled together."""
+    if not windows:
+        return np.zeros((0, 0))
+    return np.stack([window.costs for window in windows], axis=1)
 
 
 def _risk(measure: RiskMeasure, window: CostWindow) -> float:
